@@ -1,0 +1,55 @@
+# Everything starts here: `make demo` runs the whole job on a small model, `make test` checks and tests.
+# PYTHON=python3.12 chooses the Python, TORCH=cpu|cuda|default the build of torch (see scripts/install_torch.py).
+PYTHON ?= python3
+VENV ?= .venv
+export TORCH ?=
+
+BIN := $(VENV)/bin
+RUN := $(BIN)/python -m refusal_lightning
+DEMO := configs/demo.yaml
+STAMP := $(VENV)/.installed
+CHECKED := $(wildcard refusal_lightning tests scripts benchmarks)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow check format clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP)  ## Make .venv with the tested versions of everything
+
+$(STAMP): pyproject.toml constraints.txt scripts/install_torch.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed, and '$(PYTHON)' is not: try make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; \
+	  exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { \
+	  echo "No virtual environment could be made; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Installing into $(VENV): about 2 GB and two minutes"
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.3'
+	$(BIN)/python scripts/install_torch.py constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install  ## Cache, select and evaluate on the demo model
+	$(RUN) cache --config $(DEMO)
+	$(RUN) select --config $(DEMO)
+	$(RUN) evaluate --config $(DEMO)
+
+test: check  ## Check, and run the tests
+	$(BIN)/python -m pytest
+
+test-slow: install  ## Run the long suites
+	$(BIN)/python -m pytest -m slow
+
+check: install  ## Lint, formatting and types
+	$(BIN)/ruff check $(CHECKED)
+	$(BIN)/ruff format --check $(CHECKED)
+	$(BIN)/mypy $(CHECKED)
+
+format: install  ## Format, and mend what the linter can
+	$(BIN)/ruff format $(CHECKED)
+	$(BIN)/ruff check --fix $(CHECKED)
+
+clean:  ## Delete the environment and caches; results and stores stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
