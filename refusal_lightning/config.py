@@ -1,0 +1,201 @@
+"""The typed configuration: one dataclass per section, one line of documentation per key.
+
+A stage reads its own section and the ones it shares; below the stages only plain arguments travel.
+Every value that can be judged without a model is judged in ``__post_init__``, with the key's name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+HookPoint = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
+InterventionName = Literal["baseline", "ablation", "actadd"]
+Compression = Literal["zstd", "lz4", "none"]
+
+
+def _require(condition: bool, key: str, value: object, wanted: str) -> None:
+    if not condition:
+        raise ValueError(f"{key} is {value!r}; it must be {wanted}")
+
+
+def _positive(key: str, value: int | None) -> None:
+    _require(value is None or value > 0, key, value, "a positive whole number")
+
+
+@dataclass
+class ModelConfig:
+    """Which chat model, and how it is spoken to."""
+
+    name: str = "demo"
+    """Hub name (org/model), local folder, or a demo model (`demo`, `smollm2-135m-instruct`)."""
+    alias: str | None = None
+    """Folder name under `runs/` and start of the store's name (default: the last part of the model's name)."""
+    revision: str | None = None
+    """Hub revision: branch, tag or commit (default: the main branch)."""
+    family: str = "auto"
+    """Model family that gives the template: llama2, llama3, gemma, qwen, yi, or `tokenizer` (the tokenizer's own
+    chat template); `auto` picks the family from the model's name, else the tokenizer's own template."""
+    system_prompt: str | None = None
+    """System message (default: none is given; a tokenizer's own template may add its default one)."""
+    refusal_tokens: list[int | str] | None = None
+    """First tokens of a refusal, as token ids or as texts that are one token each (default: the family's)."""
+    stop_tokens: list[int | str] | None = None
+    """Tokens that end an answer, beside the model's own end tokens (default: the family's)."""
+    dtype: Dtype = "float32"
+    """Weights and activations: float32, bfloat16 or float16 (scores are always computed in float64)."""
+    trust_remote_code: bool = False
+    """Run the Python code that a model repository ships. Leave it off unless you have read that code."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.name.strip()), "model.name", self.name, "a model's name or folder")
+        if self.alias is not None:
+            plain = bool(self.alias) and not set(self.alias) & set("/\\\0") and self.alias not in (".", "..")
+            _require(plain, "model.alias", self.alias, "a plain folder name")
+        if self.refusal_tokens is not None:
+            _require(
+                bool(self.refusal_tokens), "model.refusal_tokens", self.refusal_tokens, "a non-empty list"
+            )
+
+
+@dataclass
+class DataConfig:
+    """Which instructions, and how many are drawn."""
+
+    root: str = "dataset/sample"
+    """Folder with `splits/{harmful,harmless}_{train,val,test}.json` and, if any, `processed/NAME.json`."""
+    n_train: int = 128
+    """Training instructions drawn of each kind (the candidates are made from them)."""
+    n_val: int = 32
+    """Validation instructions drawn of each kind (the candidates are scored on them)."""
+    seed: int = 42
+    """Seed of the draw; with the same data it gives the same instructions everywhere."""
+
+    def __post_init__(self) -> None:
+        _positive("data.n_train", self.n_train)
+        _positive("data.n_val", self.n_val)
+
+
+@dataclass
+class StoreConfig:
+    """Where and how the activation store is kept."""
+
+    root: str = "activation_store"
+    """Folder or URL (s3://bucket/folder, ...) of the stores; each store's name is derived from its identity."""
+    compression: Compression = "zstd"
+    """zstd (smallest), lz4 or none; all keep every bit."""
+    shard_mb: float | None = None
+    """Uncompressed size of a shard in MB, the unit that is written whole (default: 32 and more, by the planned total)."""
+
+    def __post_init__(self) -> None:
+        _require(self.shard_mb is None or self.shard_mb > 0, "store.shard_mb", self.shard_mb, "above 0")
+
+
+@dataclass
+class TrainerConfig:
+    """Arguments of the Lightning Trainer that runs every predict loop."""
+
+    accelerator: str = "auto"
+    """Lightning accelerator: auto, cpu, gpu, ..."""
+    devices: int | str = 1
+    """Devices (processes) per node: a number or `auto`."""
+    num_nodes: int = 1
+    """Number of machines (nodes) that the processes run on."""
+    strategy: str = "auto"
+    """Lightning strategy: auto or ddp (one replica per device)."""
+    progress_bar: bool = True
+    """Show progress bars."""
+    timeout_minutes: float = 10080.0
+    """How long a process waits for the slowest one, in minutes."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Any further argument of `lightning.Trainer`, by name."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.devices, int):
+            _positive("trainer.devices", self.devices)
+        _positive("trainer.num_nodes", self.num_nodes)
+        _require(self.timeout_minutes > 0, "trainer.timeout_minutes", self.timeout_minutes, "above 0")
+
+
+@dataclass
+class CacheConfig:
+    """The cache stage: activations off the model, once."""
+
+    batch_size: int = 32
+    """Prompts per forward pass. Batches are fixed by the store's shards, not by the number of processes."""
+    hook_points: list[HookPoint] = field(default_factory=lambda: ["resid_pre"])
+    """What to keep of every block: resid_pre, resid_mid, resid_post, attn_out, mlp_out (`select` needs resid_pre)."""
+    datasets: list[str] = field(default_factory=list)
+    """Further instructions to cache whole: names such as harmful_test, or sets under `processed/`."""
+
+    def __post_init__(self) -> None:
+        _positive("cache.batch_size", self.batch_size)
+        _require(
+            "resid_pre" in self.hook_points, "cache.hook_points", self.hook_points, "a list with resid_pre"
+        )
+
+
+@dataclass
+class SelectConfig:
+    """The select stage: filter the prompts, score the candidates, choose the direction."""
+
+    mode: Literal["staged", "exhaustive"] = "staged"
+    """staged: a score is computed only where the rules before it leave a candidate standing (same choice, far less
+    work); exhaustive: all three scores of every candidate (for the plots)."""
+    batch_size: int = 32
+    """Prompts per forward pass."""
+    harmful_threshold: float | None = 0.0
+    """Harmful prompts are kept when their refusal score is above this (log-odds); null keeps all."""
+    harmless_threshold: float | None = 0.0
+    """Harmless prompts are kept when their refusal score is below this (log-odds); null keeps all."""
+    kl_threshold: float | None = 0.1
+    """Candidates with a larger KL score (nats) are dropped; null switches the rule off."""
+    induce_threshold: float | None = 0.0
+    """Candidates with a smaller induce score (log-odds) are dropped; null switches the rule off."""
+    prune_layers: float | None = 0.2
+    """Share of the last layers whose candidates are dropped; null switches the rule off."""
+
+    def __post_init__(self) -> None:
+        _positive("select.batch_size", self.batch_size)
+        _require(
+            self.prune_layers is None or 0 <= self.prune_layers < 1,
+            "select.prune_layers",
+            self.prune_layers,
+            "from 0 to below 1",
+        )
+
+
+@dataclass
+class EvaluateConfig:
+    """The evaluate stage: answers and loss under baseline, ablation and activation addition."""
+
+    harmful: list[str] = field(default_factory=lambda: ["harmful_test"])
+    """Sets of harmful instructions to answer: splits (harmful_test) or names under `processed/`."""
+    harmless: list[str] = field(default_factory=lambda: ["harmless_test"])
+    """Sets of harmless instructions to answer; the loss is measured on the baseline's answers to them."""
+    n_test: int | None = 100
+    """At most this many instructions of each harmless split (drawn after the training ones, same seed); null: all."""
+    interventions: list[InterventionName] = field(default_factory=lambda: ["baseline", "ablation", "actadd"])
+    """Which of baseline, ablation, actadd (activation addition: -1 on harmful, +1 on harmless) to run."""
+    max_new_tokens: int = 512
+    """Longest answer, in tokens."""
+    batch_size: int = 8
+    """Prompts per generation batch."""
+    judges: list[str] = field(default_factory=lambda: ["substring"])
+    """Judges of the answers: substring (the paper's refusal phrases)."""
+    loss_batch_size: int = 2
+    """Texts per forward pass of the loss."""
+
+    def __post_init__(self) -> None:
+        for key in ("n_test", "max_new_tokens", "batch_size", "loss_batch_size"):
+            _positive(f"evaluate.{key}", getattr(self, key))
+        _require(bool(self.interventions), "evaluate.interventions", self.interventions, "a non-empty list")
+
+
+@dataclass
+class RunsConfig:
+    """Where results are written."""
+
+    root: str = "runs"
+    """Folder of the runs; a run's folder is named by the model's alias."""

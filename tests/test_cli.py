@@ -1,0 +1,113 @@
+"""Every mistake of a user ends in one clear line and exit status 2."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from refusal_lightning.cli import COMMANDS, SECTIONS, main
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+def _fails(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """The one line on standard error of a call that must exit with status 2."""
+    assert main(argv) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def _config(tmp_path: Path, content: object) -> str:
+    path = tmp_path / "config.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return str(path)
+
+
+def test_missing_config(capsys):
+    assert "'nowhere.yaml' does not exist" in _fails(capsys, "cache", "--config", "nowhere.yaml")
+    assert "'nowhere.yaml' does not exist" in _fails(capsys, "cache", "--config=nowhere.yaml")
+
+
+def test_unknown_command(capsys):
+    assert "did you mean cache?" in _fails(capsys, "cach")
+
+
+@pytest.mark.parametrize(
+    ("argv", "hint"),
+    [
+        (["--model.dtpye", "float16"], "did you mean model.dtype?"),
+        (["--batch_size", "3"], "did you mean cache.batch_size?"),
+        (["--cache.batch_sizes", "3"], "did you mean cache.batch_size?"),
+    ],
+)
+def test_mistyped_option(capsys, argv, hint):
+    assert hint in _fails(capsys, "cache", *argv)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ({"model": {"dtpye": "float16"}}, "dtpye"),
+        ({"modle": {"name": "x"}}, "modle"),
+        ({"select": {"kl_treshold": 1}}, "kl_treshold"),  # a section of another stage, for two of the three
+        ({"evaluate": {"batch_size": -1}}, "evaluate.batch_size is -1"),
+        ({"cache": {"batch_size": 0}}, "cache.batch_size is 0"),
+        ({"data": {"n_train": -5}}, "data.n_train is -5"),
+        ({"model": {"dtype": "int4"}}, "model.dtype"),
+        ("just a text", "no `section: …` mapping"),
+        ("model: [unclosed", "is not YAML"),
+    ],
+)
+def test_bad_config_file(tmp_path, capsys, command, content, named):
+    assert named in _fails(capsys, command, "--config", _config(tmp_path, content))
+
+
+def test_negative_batch_size_on_the_command_line(capsys):
+    assert "cache.batch_size is -4" in _fails(capsys, "cache", "--cache.batch_size", "-4")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_shipped_configs_parse(capsys, path, command):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--config", str(path), "--print_config"])
+    assert stop.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["model"]["name"] == yaml.safe_load(path.read_text())["model"]["name"]
+
+
+def test_command_line_overrides_the_file(capsys, tmp_path):
+    path = _config(tmp_path, {"model": {"name": "a"}, "cache": {"batch_size": 3}, "select": {"kl_threshold": None}})
+    with pytest.raises(SystemExit):
+        main(["cache", "--config", path, "--cache.batch_size", "5", "--print_config"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert (printed["model"]["name"], printed["cache"]["batch_size"]) == ("a", 5)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_explains_every_key(capsys, command):
+    import dataclasses
+
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for section in COMMANDS[command].sections:
+        for field in dataclasses.fields(SECTIONS[section]):
+            assert f"--{section}.{field.name}" in text
+            entry = re.search(rf"--{section}\.{field.name}\+? [^ ]+ ((?:(?!--).)*?)\(type: .*?default: ", text.split("options:")[-1])
+            assert entry, f"{section}.{field.name} shows no type and default"
+            assert len(entry.group(1).split()) > 2, f"{section}.{field.name} is not explained"
+
+
+def test_unforeseen_errors_exit_with_1(capsys, monkeypatch):
+    import refusal_lightning.stages.cache as stage
+
+    def explode(**sections):
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr(stage, "cache", explode)
+    assert main(["cache"]) == 1
+    assert "RuntimeError: two lines" in capsys.readouterr().err
