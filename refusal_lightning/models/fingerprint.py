@@ -1,0 +1,53 @@
+"""What exactly a model is: a Hub commit, or a hash of a local folder's weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import platformdirs
+
+_WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt")
+
+
+def cache_folder() -> Path:
+    """The user's cache folder of this package (environment variable REFUSAL_LIGHTNING_CACHE overrides it)."""
+    return Path(os.environ.get("REFUSAL_LIGHTNING_CACHE") or platformdirs.user_cache_dir("refusal_lightning"))
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_digest(folder: Path) -> str:
+    """One digest over a folder's config and weight files.
+
+    Hashing many gigabytes takes minutes, so each weight file's digest is remembered in the user's cache folder
+    under its path, size and time of change.
+    """
+    files = sorted(p for p in folder.iterdir() if p.suffix in _WEIGHTS or p.name == "config.json")
+    parts = [[path.name, _remembered_digest(path)] for path in files]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _remembered_digest(path: Path) -> str:
+    stat = path.stat()
+    key = json.dumps([str(path.resolve()), stat.st_size, stat.st_mtime_ns])
+    note = cache_folder() / "digests" / hashlib.sha256(key.encode()).hexdigest()
+    try:
+        return note.read_text().strip()
+    except OSError:
+        pass
+    digest = file_digest(path)
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        temporary = note.with_name(f"{note.name}.{os.getpid()}")
+        temporary.write_text(digest)
+        temporary.replace(note)
+    except OSError:
+        pass  # a read-only cache only costs time
+    return digest

@@ -1,0 +1,158 @@
+"""From an instruction to token ids: templates, eoi tokens, refusal tokens, and the errors on the way."""
+
+from __future__ import annotations
+
+import pytest
+from tiny_models import tiny_model, tiny_tokenizer
+
+from refusal_lightning.errors import UserError
+from refusal_lightning.models import load_chat_model
+from refusal_lightning.models.families import FAMILIES, family_of
+from refusal_lightning.models.template import eoi_token_ids, family_template, tokenizer_template
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("meta-llama/Llama-2-7b-chat-hf", "llama2"),
+        ("meta-llama/Meta-Llama-3-8B-Instruct", "llama3"),
+        ("google/gemma-2b-it", "gemma"),
+        ("Qwen/Qwen-1_8B-Chat", "qwen"),
+        ("01-ai/Yi-6B-Chat", "yi"),
+        ("meta-llama/Llama-3.1-8B-Instruct", None),
+        ("google/gemma-2-2b-it", None),
+        ("Qwen/Qwen2.5-7B-Instruct", None),
+        ("./models/Yi-6B-Chat/", "yi"),
+    ],
+)
+def test_families_by_name(name, family):
+    found = family_of(name)
+    assert (found.name if found else None) == family
+
+
+def test_the_papers_refusal_tokens():
+    assert {name: family.refusal_tokens for name, family in FAMILIES.items()} == {
+        "llama2": (306,),
+        "llama3": (40,),
+        "gemma": (235285,),
+        "qwen": (40, 2121),
+        "yi": (59597,),
+    }
+
+
+def test_tokenizer_template_and_eoi():
+    tokenizer = tiny_tokenizer()
+    template = tokenizer_template(tokenizer, None, "tiny")
+    assert template.render("Do it.") == "<s><|user|>\nDo it.<|end|>\n<|assistant|>\n"
+    assert tokenizer.decode(eoi_token_ids(template, tokenizer)) == "<|end|>\n<|assistant|>\n"
+    assert template.text.count("{instruction}") == 1
+
+
+def test_system_prompt():
+    tokenizer = tiny_tokenizer()
+    template = tokenizer_template(tokenizer, "Be kind.", "tiny")
+    assert template.render("Hi") == "<s><|system|>\nBe kind.<|end|>\n<|user|>\nHi<|end|>\n<|assistant|>\n"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_family_templates_hold_the_instruction_once_and_one_bos(name):
+    tokenizer = tiny_tokenizer()
+    template = family_template(FAMILIES[name], tokenizer, None)
+    text = template.render("Paint {system} the {instruction} fence")
+    assert text.count("Paint {system} the {instruction} fence") == 1
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert ids.count(tokenizer.bos_token_id) == 1
+    assert ids[0] == tokenizer.bos_token_id
+
+
+def test_a_family_without_system_role_says_so():
+    with pytest.raises(UserError, match="no system role"):
+        family_template(FAMILIES["gemma"], tiny_tokenizer(), "Be kind.")
+
+
+def test_the_papers_count_of_positions_overrides():
+    tokenizer = tiny_tokenizer()
+    template = tokenizer_template(tokenizer, None, "tiny")
+    ids = eoi_token_ids(template, tokenizer, 6)
+    assert len(ids) == 6
+    assert ids[2:] == eoi_token_ids(template, tokenizer)
+
+
+def test_eoi_tokens_that_merge_with_the_instruction_do_not_count():
+    """A template whose first text merges with some instructions' last letters."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ messages[0]['content'] }} the end<|assistant|>\n"
+    template = tokenizer_template(tokenizer, None, "tiny")
+    eoi = eoi_token_ids(template, tokenizer)
+    for instruction in ("a", "Say\n", "in", "42", "?"):
+        ids = tokenizer(template.render(instruction), add_special_tokens=False)["input_ids"]
+        assert ids[-len(eoi) :] == eoi
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ bos_token }}hello<|assistant|>", "drops the instruction"),
+        ("{{ messages[0]['content'] }}", "nothing after the instruction"),
+        ("{{ raise_exception('no users here') }}", "no users here"),
+        (None, "no chat template"),
+    ],
+)
+def test_bad_templates(tmp_path, template, message):
+    model, tokenizer = tiny_model("llama")
+    tokenizer.chat_template = template
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=message):
+        load_chat_model(str(tmp_path), refusal_tokens=["I"])
+
+
+def test_models_that_are_none(tmp_path, tiny_llama_folder):
+    with pytest.raises(UserError, match="no folder"):
+        load_chat_model(str(tmp_path / "nowhere"), refusal_tokens=["I"])
+    with pytest.raises(UserError, match="holds no model"):
+        load_chat_model(str(tmp_path), refusal_tokens=["I"])
+    with pytest.raises(UserError, match="is a file"):
+        load_chat_model(str(tiny_llama_folder / "config.json"), refusal_tokens=["I"])
+    with pytest.raises(UserError, match="cannot be read"):
+        load_chat_model("nobody/no-such-model", refusal_tokens=["I"])
+
+
+def test_refusal_tokens(tiny_llama_folder):
+    with pytest.raises(UserError, match="refusal tokens"):
+        load_chat_model(str(tiny_llama_folder))
+    with pytest.raises(UserError, match="'forest of pines' is . tokens|'forest of pines' is .. tokens"):
+        load_chat_model(str(tiny_llama_folder), refusal_tokens=["forest of pines"])
+    with pytest.raises(UserError, match="99999 is not in the vocabulary"):
+        load_chat_model(str(tiny_llama_folder), refusal_tokens=[99999])
+    assert load_chat_model(str(tiny_llama_folder), refusal_tokens=["I", 7]).refusal_ids[1] == 7
+
+
+def test_unknown_family(tiny_llama_folder):
+    with pytest.raises(UserError, match="model.family 'lama2' is not known"):
+        load_chat_model(str(tiny_llama_folder), family="lama2")
+
+
+def test_stop_tokens_include_the_models_own(tiny_llama_folder):
+    chat = load_chat_model(str(tiny_llama_folder), refusal_tokens=["I"])
+    names = {chat.tokenizer.convert_ids_to_tokens(i) for i in chat.stop_ids}
+    assert names == {"</s>", "<|end|>"}
+
+
+def test_identity_tells_models_apart(tmp_path, tiny_llama_folder):
+    def identity(**arguments):
+        return load_chat_model(**{"name": str(tiny_llama_folder), "refusal_tokens": ["I"], **arguments}).identity
+
+    assert identity() == identity()
+    model, tokenizer = tiny_model("llama", seed=1)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    others = [{"name": str(tmp_path)}, {"dtype": "bfloat16"}, {"system_prompt": "Be kind."}]
+    assert all(identity(**other) != identity() for other in others)
+    assert identity(refusal_tokens=["S"]) == identity()  # activations do not depend on them
+
+
+def test_a_prompt_longer_than_the_context(tiny_llama_folder):
+    chat = load_chat_model(str(tiny_llama_folder), refusal_tokens=["I"])
+    with pytest.raises(UserError, match="the model's context holds 512"):
+        chat.encode("word " * 600)
