@@ -1,0 +1,21 @@
+"""Hook functions and where they go: ablation and activation addition. Knows no Trainer, store or file."""
+
+from refusal_lightning.interventions.capture import capture_residuals
+from refusal_lightning.interventions.intervention import (
+    BASELINE,
+    Intervention,
+    ablation,
+    addition,
+    intervene,
+)
+from refusal_lightning.interventions.skip import skip_blocks
+
+__all__ = [
+    "BASELINE",
+    "Intervention",
+    "ablation",
+    "addition",
+    "capture_residuals",
+    "intervene",
+    "skip_blocks",
+]

@@ -1,0 +1,84 @@
+"""The two interventions of the paper: directional ablation (section 2.4, eq. 4) and activation addition (eq. 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from refusal_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+HookFunction = Callable[[Tensor, Any], Tensor]
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """A named set of hooks: ``hooks(n_layers)`` gives (hook name, function) pairs; baseline gives none."""
+
+    name: str
+    hooks: Callable[[int], Sequence[tuple[str, HookFunction]]]
+
+
+BASELINE = Intervention("baseline", lambda n_layers: ())
+
+
+def ablation(direction: Float[Tensor, " d_model"]) -> Intervention:
+    """Directional ablation: x - r (r.x), r the unit direction, at every write into the residual stream.
+
+    The writes are the embedding (the first block's input) and each block's attention and MLP output, as added to
+    the stream (after a post-norm, where a family has one). The stream is a sum of writes, so every later
+    ``resid_pre``, ``resid_mid`` and ``resid_post`` is orthogonal to r without a projection of its own.
+    """
+    project = _project_out(direction)
+
+    def hooks(n_layers: int) -> list[tuple[str, HookFunction]]:
+        writes = ["blocks.0.hook_resid_pre"]
+        for layer in range(n_layers):
+            writes += [f"blocks.{layer}.hook_attn_out", f"blocks.{layer}.hook_mlp_out"]
+        return [(name, project) for name in writes]
+
+    return Intervention("ablation", hooks)
+
+
+def addition(vector: Float[Tensor, " d_model"], layer: int, coefficient: float) -> Intervention:
+    """Activation addition: x + c v at one layer's ``resid_pre``, all positions; v is used as it is, not normalised."""
+    scaled = coefficient * vector.detach().to(torch.float64)
+
+    def add(activation: Tensor, hook: Any) -> Tensor:
+        return activation + scaled.to(activation)
+
+    return Intervention("actadd", lambda n_layers: [(f"blocks.{layer}.hook_resid_pre", add)])
+
+
+def _project_out(direction: Float[Tensor, " d_model"]) -> HookFunction:
+    direction = direction.detach().to(torch.float64)
+    unit = direction / (direction.norm() + 1e-8)
+
+    def project(activation: Tensor, hook: Any) -> Tensor:
+        # Half-precision streams are projected in float32: the product r.x loses too many bits otherwise.
+        wide = activation if activation.dtype in (torch.float32, torch.float64) else activation.float()
+        r = unit.to(wide)
+        return (wide - (wide @ r).unsqueeze(-1) * r).to(activation.dtype)
+
+    return project
+
+
+@contextmanager
+def intervene(bridge: TransformerBridge, intervention: Intervention) -> Iterator[None]:
+    """Run the body with the intervention's hooks on the model; they come off at the end, also after an exception."""
+    pairs = list(intervention.hooks(bridge.cfg.n_layers))
+    for name, _ in pairs:
+        if name not in bridge.hook_dict:
+            raise UserError(
+                f"{intervention.name} needs the hook {name}, which this model's architecture does not have"
+            )
+    with bridge.hooks(fwd_hooks=pairs):
+        yield

@@ -1,0 +1,44 @@
+"""Start a forward pass in the middle: blocks below a layer are stepped over and its input is given.
+
+TransformerBridge's own ``start_at_layer`` still executes the lower blocks; stepping over them is what saves the work.
+Masks, position embeddings, final norm and any logit cap remain the model's own, so this holds for every family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+
+@contextmanager
+def skip_blocks(
+    bridge: TransformerBridge, layer: int, resid_pre: Float[Tensor, "prompt token d_model"]
+) -> Iterator[None]:
+    """During the body a forward pass enters at ``layer`` with ``resid_pre``; run it with ``use_cache=False``.
+
+    Hooks of the blocks below ``layer`` do not fire; those of ``layer`` and above do. The blocks are themselves
+    again at the end, also after an exception.
+    """
+    lower = [bridge.blocks[index] for index in range(layer)]
+
+    def step_over(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return resid_pre
+
+    try:
+        for block in lower:
+            vars(block)["forward"] = step_over  # setattr would reach through to the wrapped module
+        if layer == 0:
+            with bridge.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", lambda activation, hook: resid_pre)]):
+                yield
+        else:
+            yield
+    finally:
+        for block in lower:
+            vars(block).pop("forward", None)
