@@ -1,0 +1,50 @@
+"""Drawing instructions exactly as the authors' pipeline does, whatever the number of processes."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from refusal_lightning.data.datasets import load_dataset_split
+from refusal_lightning.errors import UserError
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The instructions of a run, in the order drawn."""
+
+    harmful_train: list[str]
+    harmless_train: list[str]
+    harmful_val: list[str]
+    harmless_val: list[str]
+    rng: random.Random
+    """The generator after these draws; the authors draw their harmless test set from the same stream."""
+
+    def sets(self) -> dict[str, list[str]]:
+        """The four sets by name, e.g. ``harmful_train``."""
+        return {
+            "harmful_train": self.harmful_train,
+            "harmless_train": self.harmless_train,
+            "harmful_val": self.harmful_val,
+            "harmless_val": self.harmless_val,
+        }
+
+
+def draw_instructions(root: str | Path, n_train: int, n_val: int, seed: int) -> Draw:
+    """Draw harmful train, harmless train, harmful val and harmless val, in this order, from one seeded stream.
+
+    The paper's ``random.seed(42)`` followed by ``random.sample`` gives the same lists, here without touching the
+    process's global generator. Raises UserError where a split is smaller than the draw.
+    """
+    rng = random.Random(seed)
+    drawn: list[list[str]] = []
+    for split, count in (("train", n_train), ("val", n_val)):
+        for harmtype in ("harmful", "harmless"):
+            instructions = load_dataset_split(harmtype, split, instructions_only=True, root=root)
+            if count > len(instructions):
+                raise UserError(
+                    f"data.n_{split} is {count}, but {harmtype}_{split}.json under {root} has {len(instructions)} rows"
+                )
+            drawn.append(rng.sample(instructions, count))
+    return Draw(*drawn, rng=rng)

@@ -1,0 +1,59 @@
+"""Greedy decoding with a KV cache, written out so that nothing of a model's own generation settings leaks in.
+
+Hugging Face's ``generate`` takes what is not set from the model's generation config (a repetition penalty, say),
+and TransformerBridge's stops on one end token only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import DynamicCache
+
+
+def decode_greedily(
+    model: Any,
+    ids: Int[Tensor, "prompt token"],
+    mask: Int[Tensor, "prompt token"],
+    stop_ids: Collection[int],
+    max_new_tokens: int,
+) -> list[list[int]]:
+    """The likeliest continuation of each left-padded prompt, as token ids without the stop token.
+
+    ``model`` is a Hugging Face causal language model, hooks and all; they act at the prompt and at every step.
+    A row that has met a stop token leaves the batch, so the rest does not pay for it.
+    """
+    answers: list[list[int]] = [[] for _ in range(len(ids))]
+    alive = list(range(len(ids)))
+    cache = DynamicCache(config=model.config)
+    tokens = ids
+    for _ in range(max_new_tokens):
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+        logits = model(
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        chosen = logits.argmax(-1)
+        going_on = []
+        for row, token in enumerate(chosen.tolist()):
+            if token not in stop_ids:
+                answers[alive[row]].append(token)
+                going_on.append(row)
+        if not going_on:
+            break
+        if len(going_on) < len(alive):
+            keep = torch.tensor(going_on, device=ids.device)
+            cache.batch_select_indices(keep)
+            chosen, mask = chosen[keep], mask[keep]
+            alive = [alive[row] for row in going_on]
+        tokens = chosen.unsqueeze(-1)
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=-1)
+    return answers
