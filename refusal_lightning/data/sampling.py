@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from refusal_lightning.data.datasets import load_dataset_split
+from refusal_lightning.data.datasets import HARMTYPES, Columns, load_dataset_split
 from refusal_lightning.errors import UserError
 
 
@@ -31,20 +31,29 @@ class Draw:
         }
 
 
-def draw_instructions(root: str | Path, n_train: int, n_val: int, seed: int) -> Draw:
+def draw_instructions(
+    root: str | Path,
+    n_train: int,
+    n_val: int,
+    seed: int,
+    *,
+    labels: tuple[str, str] = HARMTYPES,
+    columns: Columns = None,
+) -> Draw:
     """Draw harmful train, harmless train, harmful val and harmless val, in this order, from one seeded stream.
 
-    The paper's ``random.seed(42)`` followed by ``random.sample`` gives the same lists, here without touching the
-    process's global generator. Raises UserError where a split is smaller than the draw.
+    ``labels`` are the two kinds of prompts by the names of their files, the one in the place of harmful first;
+    ``columns`` as in ``load_dataset``. The paper's ``random.seed(42)`` followed by ``random.sample`` gives the same
+    lists, here without touching the process's global generator. Raises UserError where a split is smaller than the draw.
     """
     rng = random.Random(seed)
     drawn: list[list[str]] = []
     for split, count in (("train", n_train), ("val", n_val)):
-        for harmtype in ("harmful", "harmless"):
-            instructions = load_dataset_split(harmtype, split, instructions_only=True, root=root)
+        for label in labels:
+            instructions = load_dataset_split(label, split, instructions_only=True, root=root, columns=columns)
             if count > len(instructions):
                 raise UserError(
-                    f"data.n_{split} is {count}, but {harmtype}_{split}.json under {root} has {len(instructions)} rows"
+                    f"data.n_{split} is {count}, but {label}_{split}.json under {root} has {len(instructions)} rows"
                 )
             drawn.append(rng.sample(instructions, count))
     return Draw(*drawn, rng=rng)

@@ -67,8 +67,10 @@ class ChatModel:
         """
         import torch
         from transformer_lens.model_bridge import TransformerBridge
+        from transformers.utils.logging import disable_progress_bar
 
         if self._bridge is None:
+            disable_progress_bar()
             try:
                 bridge = TransformerBridge.boot_transformers(
                     self.source,

