@@ -131,13 +131,7 @@ def _with_hint(message: str) -> str:
 def _parse(command: str, argv: Sequence[str]) -> dict[str, Any]:
     """The configuration objects of a subcommand, by section."""
     for flag, value in zip(argv, [*argv[1:], ""], strict=True):
-        name = (
-            value
-            if flag == "--config"
-            else flag.removeprefix("--config=")
-            if flag.startswith("--config=")
-            else None
-        )
+        name = value if flag == "--config" else flag.removeprefix("--config=") if flag.startswith("--config=") else None
         if name is not None and not Path(name).is_file():
             raise UserError(f"configuration file {name!r} does not exist; configs/ holds examples")
     parser = _stage_parser(command, COMMANDS[command].sections)

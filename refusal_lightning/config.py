@@ -54,9 +54,7 @@ class ModelConfig:
             plain = bool(self.alias) and not set(self.alias) & set("/\\\0") and self.alias not in (".", "..")
             _require(plain, "model.alias", self.alias, "a plain folder name")
         if self.refusal_tokens is not None:
-            _require(
-                bool(self.refusal_tokens), "model.refusal_tokens", self.refusal_tokens, "a non-empty list"
-            )
+            _require(bool(self.refusal_tokens), "model.refusal_tokens", self.refusal_tokens, "a non-empty list")
 
 
 @dataclass
@@ -86,7 +84,7 @@ class StoreConfig:
     compression: Compression = "zstd"
     """zstd (smallest), lz4 or none; all keep every bit."""
     shard_mb: float | None = None
-    """Uncompressed size of a shard in MB, the unit that is written whole (default: 32 and more, by the planned total)."""
+    """Uncompressed MB of a shard, the unit that is written whole (default: 32 or more, by the planned total)."""
 
     def __post_init__(self) -> None:
         _require(self.shard_mb is None or self.shard_mb > 0, "store.shard_mb", self.shard_mb, "above 0")
@@ -131,9 +129,7 @@ class CacheConfig:
 
     def __post_init__(self) -> None:
         _positive("cache.batch_size", self.batch_size)
-        _require(
-            "resid_pre" in self.hook_points, "cache.hook_points", self.hook_points, "a list with resid_pre"
-        )
+        _require("resid_pre" in self.hook_points, "cache.hook_points", self.hook_points, "a list with resid_pre")
 
 
 @dataclass

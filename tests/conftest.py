@@ -18,7 +18,7 @@ from tiny_models import save_tiny_model
 from refusal_lightning.models.demo import demo_model_folder
 
 # The models are tiny: more threads cost more than they bring.
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+torch.set_num_threads(1)
 # Time limits per example fail on busy machines; fixed examples make a red test red again.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tests")

@@ -97,7 +97,9 @@ def test_help_explains_every_key(capsys, command):
     for section in COMMANDS[command].sections:
         for field in dataclasses.fields(SECTIONS[section]):
             assert f"--{section}.{field.name}" in text
-            entry = re.search(rf"--{section}\.{field.name}\+? [^ ]+ ((?:(?!--).)*?)\(type: .*?default: ", text.split("options:")[-1])
+            entry = re.search(
+                rf"--{section}\.{field.name}\+? [^ ]+ ((?:(?!--).)*?)\(type: .*?default: ", text.split("options:")[-1]
+            )
             assert entry, f"{section}.{field.name} shows no type and default"
             assert len(entry.group(1).split()) > 2, f"{section}.{field.name} is not explained"
 

@@ -59,7 +59,9 @@ def test_decoding_ignores_the_models_own_generation_settings(chat, monkeypatch):
 
 def test_loss_equals_float64(chat):
     prompts = [chat.encode(i) for i in INSTRUCTIONS]
-    answers = [chat.tokenizer(t, add_special_tokens=False)["input_ids"] for t in ("A robin.", "Paris", "Hello, you all!")]
+    answers = [
+        chat.tokenizer(t, add_special_tokens=False)["input_ids"] for t in ("A robin.", "Paris", "Hello, you all!")
+    ]
     ids, mask = left_pad([p + a for p, a in zip(prompts, answers, strict=True)])
     width = ids.shape[1]
     scored = torch.arange(width) >= width - torch.tensor([[len(a)] for a in answers])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tiny_models import ARCHITECTURES
@@ -122,9 +124,9 @@ def test_rule_3_final_residual_is_orthogonal(chat, prompts):
     bridge = chat.bridge("cpu")
     seen = []
     ids, mask = left_pad(prompts)
-    with torch.inference_mode(), intervene(bridge, ablation(direction)):
-        with bridge.hooks(fwd_hooks=[("ln_final.hook_in", lambda x, hook: seen.append(x.clone()))]):
-            bridge(ids, attention_mask=mask, use_cache=False)
+    see = [("ln_final.hook_in", lambda x, hook: seen.append(x.clone()))]
+    with torch.inference_mode(), intervene(bridge, ablation(direction)), bridge.hooks(fwd_hooks=see):
+        bridge(ids, attention_mask=mask, use_cache=False)
     (final,) = seen
     assert (final @ unit).abs().max() <= 1e-5 * final.norm(dim=-1).max()
 
@@ -152,7 +154,7 @@ def test_rule_3_equals_orthogonalised_weights(chat, prompts, tiny_folder):
         assert error <= 2e-5
 
 
-def _orthogonalise(model: torch.nn.Module, r: torch.Tensor) -> None:
+def _orthogonalise(model: Any, r: torch.Tensor) -> None:
     """W - r r^T W for everything that writes into the residual stream, in float64."""
     written = ("o_proj", "down_proj", "attention.dense", "mlp.dense_4h_to_h")
     with torch.no_grad():
@@ -221,9 +223,9 @@ def test_rule_5_hooks_are_functional(chat, prompts):
         seen["live"], seen["copy"] = x, x.clone()
 
     for intervention in (ablation(_direction(chat)), addition(_direction(chat), 0, 1.0)):
-        with torch.inference_mode(), bridge.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", keep)]):
-            with intervene(bridge, intervention):
-                bridge(ids, attention_mask=mask, use_cache=False)
+        first = bridge.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", keep)])
+        with torch.inference_mode(), first, intervene(bridge, intervention):
+            bridge(ids, attention_mask=mask, use_cache=False)
         assert torch.equal(seen["live"], seen["copy"])
 
 

@@ -44,7 +44,7 @@ def test_the_draw_leaves_the_global_generator_alone(root):
 def test_more_than_there_is(root):
     with pytest.raises(UserError, match=r"data.n_train is 21, but harmful_train.json .* has 20 rows"):
         draw_instructions(root, 21, 4, 42)
-    with pytest.raises(UserError, match="data.n_val is 9"):
+    with pytest.raises(UserError, match=r"data.n_val is 9"):
         draw_instructions(root, 20, 9, 42)
 
 
@@ -77,7 +77,7 @@ def test_bad_files(root, content, message):
 
 
 def test_unknown_names(root):
-    with pytest.raises(UserError, match="no split harmful_dev"):
+    with pytest.raises(UserError, match=r"no split harmful_dev"):
         load_dataset_split("harmful", "dev", root=root)
-    with pytest.raises(UserError, match="'../splits/harmful_val'"):
+    with pytest.raises(UserError, match=r"'../splits/harmful_val'"):
         load_dataset("../splits/harmful_val", root=root)

@@ -66,7 +66,7 @@ def test_family_templates_hold_the_instruction_once_and_one_bos(name):
 
 
 def test_a_family_without_system_role_says_so():
-    with pytest.raises(UserError, match="no system role"):
+    with pytest.raises(UserError, match=r"no system role"):
         family_template(FAMILIES["gemma"], tiny_tokenizer(), "Be kind.")
 
 
@@ -108,28 +108,28 @@ def test_bad_templates(tmp_path, template, message):
 
 
 def test_models_that_are_none(tmp_path, tiny_llama_folder):
-    with pytest.raises(UserError, match="no folder"):
+    with pytest.raises(UserError, match=r"no folder"):
         load_chat_model(str(tmp_path / "nowhere"), refusal_tokens=["I"])
-    with pytest.raises(UserError, match="holds no model"):
+    with pytest.raises(UserError, match=r"holds no model"):
         load_chat_model(str(tmp_path), refusal_tokens=["I"])
-    with pytest.raises(UserError, match="is a file"):
+    with pytest.raises(UserError, match=r"is a file"):
         load_chat_model(str(tiny_llama_folder / "config.json"), refusal_tokens=["I"])
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=r"cannot be read"):
         load_chat_model("nobody/no-such-model", refusal_tokens=["I"])
 
 
 def test_refusal_tokens(tiny_llama_folder):
-    with pytest.raises(UserError, match="refusal tokens"):
+    with pytest.raises(UserError, match=r"refusal tokens"):
         load_chat_model(str(tiny_llama_folder))
-    with pytest.raises(UserError, match="'forest of pines' is . tokens|'forest of pines' is .. tokens"):
+    with pytest.raises(UserError, match=r"'forest of pines' is . tokens|'forest of pines' is .. tokens"):
         load_chat_model(str(tiny_llama_folder), refusal_tokens=["forest of pines"])
-    with pytest.raises(UserError, match="99999 is not in the vocabulary"):
+    with pytest.raises(UserError, match=r"99999 is not in the vocabulary"):
         load_chat_model(str(tiny_llama_folder), refusal_tokens=[99999])
     assert load_chat_model(str(tiny_llama_folder), refusal_tokens=["I", 7]).refusal_ids[1] == 7
 
 
 def test_unknown_family(tiny_llama_folder):
-    with pytest.raises(UserError, match="model.family 'lama2' is not known"):
+    with pytest.raises(UserError, match=r"model.family 'lama2' is not known"):
         load_chat_model(str(tiny_llama_folder), family="lama2")
 
 
@@ -154,5 +154,5 @@ def test_identity_tells_models_apart(tmp_path, tiny_llama_folder):
 
 def test_a_prompt_longer_than_the_context(tiny_llama_folder):
     chat = load_chat_model(str(tiny_llama_folder), refusal_tokens=["I"])
-    with pytest.raises(UserError, match="the model's context holds 512"):
+    with pytest.raises(UserError, match=r"the model's context holds 512"):
         chat.encode("word " * 600)

@@ -44,7 +44,7 @@ def draw_instructions(
 
     ``labels`` are the two kinds of prompts by the names of their files, the one in the place of harmful first;
     ``columns`` as in ``load_dataset``. The paper's ``random.seed(42)`` followed by ``random.sample`` gives the same
-    lists, here without touching the process's global generator. Raises UserError where a split is smaller than the draw.
+    lists, here without touching the process's global generator. Raises UserError where a split is too small.
     """
     rng = random.Random(seed)
     drawn: list[list[str]] = []
@@ -56,4 +56,5 @@ def draw_instructions(
                     f"data.n_{split} is {count}, but {label}_{split}.json under {root} has {len(instructions)} rows"
                 )
             drawn.append(rng.sample(instructions, count))
-    return Draw(*drawn, rng=rng)
+    harmful_train, harmless_train, harmful_val, harmless_val = drawn
+    return Draw(harmful_train, harmless_train, harmful_val, harmless_val, rng)

@@ -46,7 +46,8 @@ class WorkDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         assert self.trainer is not None
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        keys = self.trainer.strategy.broadcast(list(self._pending()) if rank == 0 else None)
+        keys: Any = list(self._pending()) if rank == 0 else None
+        keys = self.trainer.strategy.broadcast(keys)
         self._mine = share_of(keys, rank, world_size)
 
     def predict_dataloader(self) -> DataLoader[Any]:

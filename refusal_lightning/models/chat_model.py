@@ -129,9 +129,7 @@ def load_chat_model(
     commit = getattr(config, "_commit_hash", None)
     local = Path(source).is_dir()
     identity = {
-        "model": {"weights_sha256": weights_digest(Path(source))}
-        if local
-        else {"name": name, "commit": commit},
+        "model": {"weights_sha256": weights_digest(Path(source))} if local else {"name": name, "commit": commit},
         "dtype": dtype,
         "tokenizer_sha256": _tokenizer_digest(tokenizer),
         "template": template.text,
@@ -178,9 +176,7 @@ def _source(name: str) -> str:
             raise UserError(f"model.name: folder {name!r} holds no model (no config.json in it)")
         return str(path)
     if path.exists():
-        raise UserError(
-            f"model.name: {name!r} is a file; give the folder that holds config.json and the weights"
-        )
+        raise UserError(f"model.name: {name!r} is a file; give the folder that holds config.json and the weights")
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(f"model.name: there is no folder {name!r}")
     return name
@@ -197,7 +193,7 @@ def _read(source: str, name: str, revision: str | None, trust: bool) -> tuple[An
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise UserError(_why_not(name, error)) from error
     try:
-        ends = GenerationConfig.from_pretrained(source, revision=commit).eos_token_id
+        ends = GenerationConfig.from_pretrained(source, revision=commit or "main").eos_token_id
     except OSError:
         ends = None
     ends = ends if ends is not None else getattr(config, "eos_token_id", None)

@@ -101,9 +101,7 @@ def eoi_token_ids(template: ChatTemplate, tokenizer: Any, n_positions: int | Non
         return list(prompts[0][-n_positions:])
     shared = _common_suffix(prompts)
     if not shared:
-        raise UserError(
-            f"the chat template ({template.source}) puts nothing after the instruction: no eoi positions"
-        )
+        raise UserError(f"the chat template ({template.source}) puts nothing after the instruction: no eoi positions")
     return shared
 
 

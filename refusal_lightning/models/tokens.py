@@ -61,15 +61,11 @@ def single_token_ids(tokens: Sequence[int | str], tokenizer: Any, key: str) -> l
     for token in tokens:
         if isinstance(token, int):
             if not 0 <= token < len(tokenizer):
-                raise UserError(
-                    f"{key}: token id {token} is not in the vocabulary (0 to {len(tokenizer) - 1})"
-                )
+                raise UserError(f"{key}: token id {token} is not in the vocabulary (0 to {len(tokenizer) - 1})")
             ids.append(token)
             continue
         encoded = tokenizer(token, add_special_tokens=False)["input_ids"]
         if len(encoded) != 1:
-            raise UserError(
-                f"{key}: {token!r} is {len(encoded)} tokens in this model's vocabulary; give single tokens"
-            )
+            raise UserError(f"{key}: {token!r} is {len(encoded)} tokens in this model's vocabulary; give single tokens")
         ids.append(encoded[0])
     return ids

@@ -49,9 +49,6 @@ class ActivationModule(ModelModule):
         layers = range(self.model.n_layers)
         with capture_residuals(self.bridge, self.hook_points, layers, lambda x: x[:, -n:]) as captured:
             logits = self.bridge(batch.ids, attention_mask=batch.mask, use_cache=False, logits_to_keep=1)
-        arrays = {
-            point: torch.stack([captured[point, layer] for layer in layers], dim=1)
-            for point in self.hook_points
-        }
+        arrays = {point: torch.stack([captured[point, layer] for layer in layers], dim=1) for point in self.hook_points}
         arrays["next_token_logits"] = logits[:, -1].float()
         return ActivationBatch(batch.shard, batch.rows, arrays)

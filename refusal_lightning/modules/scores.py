@@ -68,9 +68,7 @@ class ScoreModule(ModelModule):
         self._resid_pre: list[dict[int, Tensor]] = []
 
     def on_predict_start(self) -> None:
-        self._batches = [
-            (index, ids.to(self.device), mask.to(self.device)) for index, ids, mask in self._batches
-        ]
+        self._batches = [(index, ids.to(self.device), mask.to(self.device)) for index, ids, mask in self._batches]
         if self.kind != "induce":
             return
         layers = range(self.model.n_layers)

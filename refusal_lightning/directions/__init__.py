@@ -1,0 +1,1 @@
+"""Estimators, scores, selection and analyses: pure functions on arrays, no model and no I/O."""

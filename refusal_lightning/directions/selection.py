@@ -1,0 +1,76 @@
+"""The choice of one direction from the table of candidates: filter, then the lowest bypass score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from refusal_lightning.directions.candidates import Candidate, CandidateScores
+from refusal_lightning.directions.filter_report import FilterReport, filter_report
+from refusal_lightning.directions.filters import PAPER_THRESHOLDS, Thresholds, dropped_by
+from refusal_lightning.errors import UserError
+
+
+class NoCandidateError(UserError):
+    """The filter left no candidate. ``report`` is the FilterReport; the message is its summary."""
+
+    def __init__(self, report: FilterReport) -> None:
+        super().__init__(f"no direction selected: {report.summary()}")
+        self.report = report
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The chosen candidate and those it was chosen from."""
+
+    pos: int
+    """Its position, negative."""
+    layer: int
+    """Its layer."""
+    scores: Candidate
+    """It with its three scores."""
+    survivors: tuple[Candidate, ...]
+    """All that passed the filter, lowest bypass score first: the order of
+    ``direction_evaluations_filtered.json``.
+    """
+    report: FilterReport
+    """What the filter did."""
+
+    @property
+    def margin(self) -> float:
+        """Bypass score of the runner-up minus that of the chosen one (log-odds, 0 on a tie; NaN if it is
+        alone).
+        """
+        if len(self.survivors) < 2:
+            return float("nan")
+        return self.survivors[1].refusal_score - self.survivors[0].refusal_score
+
+
+def select(
+    scores: CandidateScores,
+    thresholds: Thresholds = PAPER_THRESHOLDS,
+    norms: Float[np.ndarray, "position layer"] | None = None,
+    ruled_out: Mapping[tuple[int, int], str] | None = None,
+) -> Selection:
+    """The candidate with the lowest bypass score among those that pass the filter (paper section 2.3,
+    appendix C).
+
+    Dropped are: candidates with NaN in any score, in the last layers, with a KL score above or an induce
+    score below its threshold, and (ours) with a direction of norm exactly zero. Ties go to the first in order
+    of iteration: position outer from -n, layer inner. Scores are compared as given, in their own precision.
+
+    ``norms`` are the directions' norms; without them see ``filters.zero_norm``. ``ruled_out`` comes from a
+    staged run whose table has no scores for candidates proven out early. Raises NoCandidateError, which
+    carries the report, if nothing is left.
+    """
+    reasons = dropped_by(scores, thresholds, norms, ruled_out)
+    survivors = [candidate for candidate in scores if (candidate.position, candidate.layer) not in reasons]
+    survivors.sort(key=lambda candidate: candidate.refusal_score)
+    report = filter_report(scores, thresholds, norms, ruled_out)
+    if not survivors:
+        raise NoCandidateError(report)
+    best = survivors[0]
+    return Selection(best.position, best.layer, best, tuple(survivors), report)

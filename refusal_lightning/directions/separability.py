@@ -1,0 +1,101 @@
+"""Separability: how well the projection on a candidate tells harmful from harmless held-out activations
+(AUROC).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from refusal_lightning.directions.bootstrap import bootstrap_weights, percentile_interval
+
+Layer = tuple[
+    Float[np.ndarray, "harmful position d_model"],
+    Float[np.ndarray, "harmless position d_model"],
+    Float[np.ndarray, "position d_model"],
+]
+"""One layer's held-out activations of both classes, and its directions."""
+
+
+@dataclass(frozen=True, eq=False)
+class Separability:
+    """AUROC of every candidate with a bootstrap interval over prompts; NaN for a direction that is zero or
+    not finite.
+    """
+
+    auroc: Float[np.ndarray, "position layer"]
+    """The chance that a harmful prompt projects higher than a harmless one, ties counted half; 0 to 1."""
+    low: Float[np.ndarray, "position layer"]
+    """Lower end of the interval."""
+    high: Float[np.ndarray, "position layer"]
+    """Upper end of the interval."""
+
+
+def separability(
+    layers: Iterable[Layer], rng: np.random.Generator, n_resamples: int = 1000, confidence: float = 0.95
+) -> Separability:
+    """AUROC of the projections of held-out activations, one layer at a time; memory holds one layer.
+
+    Use prompts that the directions were not estimated from: on their own training prompts every candidate
+    separates. The same resamples serve every candidate, so that differences between candidates are not
+    blurred by the draw.
+    """
+    columns = []
+    weights: tuple[np.ndarray, np.ndarray] | None = None
+    for harmful, harmless, directions in layers:
+        if weights is None:
+            n, m = len(harmful), len(harmless)
+            weights = (bootstrap_weights(n, n_resamples, rng), bootstrap_weights(m, n_resamples, rng))
+        cells = [
+            _cell(harmful[:, p], harmless[:, p], direction, weights, confidence)
+            for p, direction in enumerate(directions)
+        ]
+        columns.append(cells)
+    auroc_low_high = np.array(columns).transpose(2, 1, 0)
+    return Separability(*auroc_low_high)
+
+
+def auroc(
+    harmful: Float[np.ndarray, " harmful"],
+    harmless: Float[np.ndarray, " harmless"],
+    harmful_weights: Float[np.ndarray, "resample harmful"] | None = None,
+    harmless_weights: Float[np.ndarray, "resample harmless"] | None = None,
+) -> Float[np.ndarray, " resample"]:
+    """Area under the ROC curve by ranks, ties counted half (Mann-Whitney), for each row of weights.
+
+    Weights count how often each value is drawn; without them there is one row of ones. Values are sorted once
+    for all rows. NaN if any value is.
+    """
+    if harmful_weights is None or harmless_weights is None:
+        harmful_weights, harmless_weights = np.ones((1, len(harmful))), np.ones((1, len(harmless)))
+    pooled = np.concatenate([harmful, harmless])
+    if np.isnan(pooled).any():
+        return np.full(len(harmful_weights), np.nan)
+    order = np.argsort(pooled, kind="stable")
+    ordered = pooled[order]
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    rows = len(harmful_weights)
+    of_harmful = np.concatenate([harmful_weights, np.zeros((rows, len(harmless)))], axis=1)[:, order]
+    of_harmless = np.concatenate([np.zeros((rows, len(harmful))), harmless_weights], axis=1)[:, order]
+    upper, lower = (np.add.reduceat(w, starts, axis=1) for w in (of_harmful, of_harmless))
+    below = np.cumsum(lower, axis=1) - 0.5 * lower
+    pairs = harmful_weights.sum(axis=1) * harmless_weights.sum(axis=1)
+    return np.asarray(np.sum(upper * below, axis=1) / pairs)
+
+
+def _cell(
+    harmful: Float[np.ndarray, "harmful d_model"],
+    harmless: Float[np.ndarray, "harmless d_model"],
+    direction: Float[np.ndarray, " d_model"],
+    weights: tuple[np.ndarray, np.ndarray],
+    confidence: float,
+) -> tuple[float, float, float]:
+    """AUROC and its interval for one candidate."""
+    if not np.isfinite(direction).all() or not direction.any():
+        return np.nan, np.nan, np.nan
+    high, low = (np.asarray(x, dtype=np.float64) @ direction for x in (harmful, harmless))
+    interval = percentile_interval(auroc(high, low, *weights), confidence)
+    return float(auroc(high, low)[0]), float(interval[0]), float(interval[1])

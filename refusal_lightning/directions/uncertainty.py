@@ -1,0 +1,164 @@
+"""How sure the choice is: the margin, the top five with intervals, and who wins when prompts are resampled."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from refusal_lightning.directions.bootstrap import bootstrap_weights, percentile_interval
+from refusal_lightning.directions.bounds import refusal_score_bound
+from refusal_lightning.directions.candidates import Candidate, CandidateScores
+from refusal_lightning.directions.filters import Thresholds, pruned_layer
+from refusal_lightning.directions.selection import select
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class PromptScores:
+    """Per-prompt scores of all candidates, NaN where not computed."""
+
+    bypass: Float[np.ndarray, "position layer harmful"]
+    """Refusal scores of the harmful validation prompts under ablation."""
+    induce: Float[np.ndarray, "position layer harmless"]
+    """Refusal scores of the harmless validation prompts under addition."""
+    kl: Float[np.ndarray, "position layer harmless"]
+    """KL scores of the same harmless prompts, in the same order, under ablation."""
+
+    def means(self) -> CandidateScores:
+        """The candidates' table: means over prompts, float64; NaN if any prompt's score is."""
+        bypass, induce, kl = (np.asarray(x, dtype=np.float64) for x in (self.bypass, self.induce, self.kl))
+        return CandidateScores(bypass.mean(axis=-1), induce.mean(axis=-1), kl.mean(axis=-1))
+
+    def optimistic(self) -> PromptScores:
+        """The same with the best value a score can take wherever it is missing (see ``bounds``).
+
+        No KL score is below -log 2: in ``bounds.kl_lower_bound`` both terms are below 1.
+        """
+        best = refusal_score_bound()
+        return PromptScores(
+            *(
+                np.where(np.isnan(scores), value, scores)
+                for scores, value in ((self.bypass, -best), (self.induce, best), (self.kl, -math.log(2)))
+            )
+        )
+
+
+@dataclass(frozen=True)
+class TopCandidate:
+    """A candidate that passes the filter, with its uncertainty over prompts."""
+
+    candidate: Candidate
+    """Its scores on the prompts as they are."""
+    bypass: Interval
+    """Bootstrap interval of its bypass score."""
+    induce: Interval
+    """Bootstrap interval of its induce score."""
+    kl: Interval
+    """Bootstrap interval of its KL score."""
+    wins: float
+    """Share of the resamples in which it is selected."""
+    passes: float
+    """Share of the resamples in which it passes the filter."""
+
+
+@dataclass(frozen=True, eq=False)
+class Uncertainty:
+    """The choice under resampling of the validation prompts."""
+
+    margin: float
+    """Bypass score of the runner-up minus that of the selected (log-odds); NaN without a runner-up."""
+    margin_interval: Interval
+    """Bootstrap interval of that difference, both on the same resamples; with 0 inside, no clear choice."""
+    top: tuple[TopCandidate, ...]
+    """The best candidates, the selected one first."""
+    wins: Float[np.ndarray, "position layer"]
+    """Share of the resamples in which each candidate is selected."""
+    none: float
+    """Share of the resamples in which none passes the filter; ``wins`` and ``none`` sum to 1."""
+    undecided: float
+    """Share of the resamples that a candidate whose scores are not all there might have won; 0 if all are."""
+    n_resamples: int
+    """Number of resamples."""
+
+
+def uncertainty(
+    scores: PromptScores,
+    thresholds: Thresholds,
+    norms: Float[np.ndarray, "position layer"],
+    rng: np.random.Generator,
+    n_resamples: int = 2000,
+    n_top: int = 5,
+    confidence: float = 0.95,
+) -> Uncertainty:
+    """Draw harmful and harmless prompts with replacement, filter and choose again each time (percentile
+    bootstrap).
+
+    Induce and KL scores share their prompts, so they share each draw. The directions are not drawn again (see
+    ``stability``): this is the noise of validation alone. Only candidates with all their scores can win;
+    after a staged run ``undecided`` bounds how often one of the others might have. Raises NoCandidateError if
+    none passes on the prompts as they are.
+    """
+    means = scores.means()
+    selection = select(means, thresholds, norms)
+    draws = [bootstrap_weights(x.shape[-1], n_resamples, rng) for x in (scores.bypass, scores.induce)]
+    bypass, induce, kl = _resampled(scores, draws)
+    eligible = ~(pruned_layer(means.shape, thresholds) | (np.asarray(norms) == 0)).ravel()
+    passing = eligible & _passes(induce, kl, thresholds) & ~np.isnan(bypass)
+    lowest = np.where(passing, bypass, np.inf)
+    winners, decided = np.argmin(lowest, axis=1), passing.any(axis=1)
+    wins = np.bincount(winners[decided], minlength=passing.shape[1]) / n_resamples
+
+    best_bypass, best_induce, best_kl = _resampled(scores.optimistic(), draws)
+    incomplete = eligible & np.isnan(bypass[0] + induce[0] + kl[0])
+    rivals = incomplete & _passes(best_induce, best_kl, thresholds) & (best_bypass <= lowest.min(axis=1)[:, None])
+
+    best = selection.survivors[:n_top]
+    columns = [(c.position + means.shape[0]) * means.shape[1] + c.layer for c in best]
+    tops = [
+        TopCandidate(
+            candidate,
+            bypass=_interval(bypass[:, i], confidence),
+            induce=_interval(induce[:, i], confidence),
+            kl=_interval(kl[:, i], confidence),
+            wins=float(wins[i]),
+            passes=float(passing[:, i].mean()),
+        )
+        for candidate, i in zip(best, columns, strict=True)
+    ]
+    margins = bypass[:, columns[1]] - bypass[:, columns[0]] if len(best) > 1 else np.full(1, np.nan)
+    return Uncertainty(
+        margin=selection.margin,
+        margin_interval=_interval(margins, confidence),
+        top=tuple(tops),
+        wins=wins.reshape(means.shape),
+        none=float(1 - decided.mean()),
+        undecided=float(rivals.any(axis=1).mean()),
+        n_resamples=n_resamples,
+    )
+
+
+def _resampled(
+    scores: PromptScores, draws: list[Float[np.ndarray, "resample prompt"]]
+) -> tuple[Float[np.ndarray, "resample candidate"], ...]:
+    """Mean bypass, induce and KL score of every candidate in every resample; NaN if any prompt's score is."""
+    pairs = ((scores.bypass, draws[0]), (scores.induce, draws[1]), (scores.kl, draws[1]))
+    return tuple(w @ x.reshape(-1, x.shape[-1]).T.astype(np.float64) / x.shape[-1] for x, w in pairs)
+
+
+def _passes(
+    induce: Float[np.ndarray, "resample candidate"],
+    kl: Float[np.ndarray, "resample candidate"],
+    thresholds: Thresholds,
+) -> np.ndarray:
+    """Which means pass the induce and KL rules; NaN does not pass, also where a rule is off."""
+    induces = ~np.isnan(induce) if thresholds.induce is None else induce >= thresholds.induce
+    return induces & (~np.isnan(kl) if thresholds.kl is None else kl <= thresholds.kl)
+
+
+def _interval(values: Float[np.ndarray, " resample"], confidence: float) -> Interval:
+    low, high = percentile_interval(values, confidence)
+    return float(low), float(high)

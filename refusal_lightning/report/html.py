@@ -1,0 +1,89 @@
+"""report.html: one file, no scripts, nothing fetched; every text is escaped."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import jinja2
+
+from refusal_lightning.report.summary import INTERVENTIONS, Summary
+
+_PLOTS = {
+    "ablation_scores": "Bypass scores: mean refusal score on harmful prompts when the candidate is ablated.",
+    "actadd_scores": "Induce scores: mean refusal score on harmless prompts when the candidate is added at its layer.",
+    "kl_div_scores": "KL scores: how far ablating the candidate moves the next token on harmless prompts.",
+}
+
+_TEMPLATE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{{ s.alias }}: refusal direction</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1b1f24; }
+table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .35rem .8rem; border-bottom: 1px solid #d5d9de; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; } th { text-align: left; }
+img { max-width: 100%; } figure { margin: 1.5rem 0; } figcaption { color: #57606a; font-size: .9rem; }
+pre { background: #f4f6f8; padding: 1rem; overflow-x: auto; font-size: .8rem; }
+</style></head><body>
+<h1>{{ s.alias }}</h1>
+{% if s.selected %}
+<p>Selected direction: position <b>{{ s.selected.position }}</b>, layer <b>{{ s.selected.layer }}</b>;
+bypass score {{ "%.3f"|format(s.selected.refusal_score) }}, induce score {{ "%.3f"|format(s.selected.steering_score) }},
+KL score {{ "%.3f"|format(s.selected.kl_div_score) }}.</p>
+{% endif %}
+{% if rows %}
+<h2>Answers that refuse</h2>
+<table><tr><th>instructions</th><th>judge</th>{% for i in shown %}<th class="n">{{ names[i] }}</th>{% endfor %}</tr>
+{% for row in rows %}<tr><td>{{ row.dataset }}</td><td>{{ row.judge }}</td>
+{% for c in row.cells %}<td class="n">{{ c.refused }}/{{ c.total }} =
+{{ "%.1f"|format(100 * c.refused / c.total) }} %</td>
+{% endfor %}</tr>{% endfor %}</table>
+{% endif %}
+{% if s.losses %}
+<h2>Cross-entropy loss</h2>
+<table><tr><th>texts</th><th>intervention</th><th class="n">CE loss (nats)</th><th class="n">perplexity</th>
+<th class="n">tokens</th></tr>
+{% for l in s.losses %}<tr><td>{{ l.dataset }}</td><td>{{ names[l.intervention] }}</td>
+<td class="n">{{ "%.4f"|format(l.ce_loss) }}</td><td class="n">{{ "%.4f"|format(l.perplexity) }}</td>
+<td class="n">{{ l.n_tokens }}</td></tr>{% endfor %}</table>
+{% endif %}
+{% if filter_report %}<h2>Filter</h2><pre>{{ filter_report }}</pre>{% endif %}
+{% for plot in plots %}<figure><img alt="{{ plot.about }}" src="data:image/png;base64,{{ plot.data }}">
+<figcaption>{{ plot.about }}</figcaption></figure>{% endfor %}
+<h2>How it came about</h2><pre>{{ record }}</pre>
+</body></html>
+"""
+
+
+def render_report(summary: Summary, folder: Path) -> str:
+    """The report of a run's folder as HTML; without answers or instructions, only figures."""
+    shown = [i for i in INTERVENTIONS if any(r.intervention == i for r in summary.rates)]
+    groups = dict.fromkeys((r.dataset, r.judge) for r in summary.rates)
+    rows = [
+        {
+            "dataset": dataset,
+            "judge": judge,
+            "cells": [
+                r for i in shown for r in summary.rates if (r.dataset, r.judge, r.intervention) == (dataset, judge, i)
+            ],
+        }
+        for dataset, judge in groups
+    ]
+    plots = [
+        {"about": about, "data": base64.b64encode(path.read_bytes()).decode()}
+        for name, about in _PLOTS.items()
+        if (path := folder / "select_direction" / f"{name}.png").is_file()
+    ]
+    report = folder / "select_direction" / "filter_report.txt"
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(_TEMPLATE).render(
+        s=summary,
+        rows=rows,
+        shown=shown,
+        names=INTERVENTIONS,
+        plots=plots,
+        filter_report=report.read_text(encoding="utf-8") if report.is_file() else "",
+        record=json.dumps({k: v for k, v in summary.record.items() if k != "timings"}, indent=2, ensure_ascii=False),
+    )

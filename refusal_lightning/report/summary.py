@@ -1,0 +1,97 @@
+"""The figures of a run, read from its folder: what the terminal table and the HTML report show."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+INTERVENTIONS = {"baseline": "baseline", "ablation": "ablation", "actadd": "activation addition"}
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How many of a set's answers refuse, under one intervention and by one judge."""
+
+    dataset: str
+    kind: str
+    intervention: str
+    judge: str
+    refused: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Cross-entropy of one set of texts under one intervention."""
+
+    intervention: str
+    dataset: str
+    ce_loss: float
+    perplexity: float
+    n_tokens: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run found."""
+
+    alias: str
+    record: dict[str, Any]
+    selected: dict[str, Any]
+    rates: list[Rate]
+    losses: list[Loss]
+
+
+def read_summary(folder: Path) -> Summary:
+    """Read run.json and the evaluation files that it lists."""
+    record = _read(folder / "run.json")
+    evaluate = record.get("evaluate", {})
+    rates = []
+    for kind in ("harmful", "harmless"):
+        for dataset in evaluate.get(kind, []):
+            for intervention in evaluate["interventions"]:
+                verdicts = _read(folder / "completions" / f"{dataset}_{intervention}_evaluations.json")
+                for judge in evaluate["judges"]:
+                    values = [row[f"is_jailbreak_{judge}"] for row in verdicts["completions"]]
+                    rates.append(Rate(dataset, kind, intervention, judge, len(values) - sum(values), len(values)))
+    losses = []
+    for intervention in evaluate.get("interventions", []) if evaluate.get("losses") else []:
+        for dataset, entry in _read(folder / "loss_evals" / f"{intervention}_loss_eval.json").items():
+            losses.append(Loss(intervention, dataset, entry["ce_loss"], entry["perplexity"], entry["n_tokens"]))
+    return Summary(folder.name, record, record.get("select", {}).get("selected", {}), rates, losses)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def terminal_table(summary: Summary, folder: Path) -> str:
+    """The short table that ends `evaluate`."""
+    shown = [i for i in INTERVENTIONS if any(r.intervention == i for r in summary.rates)]
+    lines = [f"{summary.alias}: share of answers that refuse", ""]
+    header = f"{'':<32}" + "".join(f"{INTERVENTIONS[i]:>22}" for i in shown)
+    lines.append(header)
+    for dataset, kind, judge in dict.fromkeys((r.dataset, r.kind, r.judge) for r in summary.rates):
+        cells = [
+            next(r for r in summary.rates if (r.dataset, r.judge, r.intervention) == (dataset, judge, i)) for i in shown
+        ]
+        label = f"{dataset} ({judge.removesuffix('_matching')})" if dataset else kind
+        lines.append(
+            f"{label:<32}" + "".join(f"{f'{c.refused}/{c.total} = {c.refused / c.total:.0%}':>22}" for c in cells)
+        )
+    for dataset in dict.fromkeys(loss.dataset for loss in summary.losses):
+        values = [
+            next(
+                (f"{v.ce_loss:.4f}" for v in summary.losses if (v.dataset, v.intervention) == (dataset, i)),
+                "",
+            )
+            for i in shown
+        ]
+        lines.append(f"{'CE loss, own harmless answers':<32}" + "".join(f"{value:>22}" for value in values))
+    chosen = summary.selected
+    lines += ["", f"selected: position {chosen.get('position')}, layer {chosen.get('layer')}"]
+    lines.append(f"results:  {folder}")
+    return "\n".join(lines)

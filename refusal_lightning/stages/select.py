@@ -1,0 +1,226 @@
+"""select: from the store to the refusal direction."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from refusal_lightning.config import (
+    DataConfig,
+    ModelConfig,
+    RunsConfig,
+    SelectConfig,
+    StoreConfig,
+    TrainerConfig,
+)
+from refusal_lightning.directions.candidates import CandidateScores, rows
+from refusal_lightning.directions.filters import Thresholds
+from refusal_lightning.directions.refusal_score import refusal_scores
+from refusal_lightning.directions.selection import NoCandidateError, Selection
+from refusal_lightning.directions.selection import select as choose
+from refusal_lightning.errors import UserError
+from refusal_lightning.models import ChatModel, load_chat_model
+from refusal_lightning.report.plots import plot_scores
+from refusal_lightning.stages.console import is_main_process, say
+from refusal_lightning.stages.files import digest, write_bytes, write_json, write_text
+from refusal_lightning.stages.prompts import PromptSet, drawn_sets
+from refusal_lightning.stages.runs import RunFolder, write_tensor
+from refusal_lightning.stages.scoring import ScoreTable, compute_scores, needed
+from refusal_lightning.stages.stores import open_complete, store_url
+from refusal_lightning.store import ActivationStore
+from refusal_lightning.writers.journal import Journal
+
+SCORE_VERSION = 1
+"""Raised when the definition of a score changes: stored scores of another version are not used."""
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """A prompt set after the filter on baseline refusal scores, which are beside it."""
+
+    prompts: PromptSet
+    scores: np.ndarray
+    drawn: int
+
+
+def select(
+    model: ModelConfig,
+    data: DataConfig,
+    store: StoreConfig,
+    trainer: TrainerConfig,
+    runs: RunsConfig,
+    select: SelectConfig,
+) -> None:
+    """Filter prompts, take mean differences, score the candidates that may win, and choose (paper, section 2.3-2.4).
+
+    Scores that the store holds are not computed again; when it holds them all, no weights are loaded.
+    """
+    started = time.perf_counter()
+    chat = load_chat_model(**asdict(model))
+    sets = drawn_sets(chat, data)
+    run = RunFolder(runs.root, chat.alias)
+    run.prepare()
+    opened = open_complete(chat, store, [h for s in sets.values() for h in s.hashes])
+    kept = filter_prompts(opened, chat, sets, select)
+    counts = {name: [len(f.prompts), f.drawn] for name, f in kept.items()}
+    say("select: prompts kept " + ", ".join(f"{name} {k} of {n}" for name, (k, n) in counts.items()))
+
+    directions = mean_differences(opened, kept["harmful_train"].prompts, kept["harmless_train"].prompts)
+    norms = np.linalg.norm(directions, axis=-1)
+    thresholds = Thresholds(select.kl_threshold, select.induce_threshold, select.prune_layers)
+    harmful, harmless = kept["harmful_val"].prompts, kept["harmless_val"].prompts
+    depends_on = {
+        "score_version": SCORE_VERSION,
+        "directions_sha256": hashlib.sha256(directions.tobytes()).hexdigest(),
+        "harmful": harmful.hashes,
+        "harmless": harmless.hashes,
+        "refusal_tokens": chat.refusal_ids,
+    }
+    key = f"scores-{digest([chat.identity, depends_on])}"
+    n_prompts = {"bypass": len(harmful), "induce": len(harmless), "kl": len(harmless)}
+    n_positions, n_layers, _ = directions.shape
+    table = ScoreTable(opened, key, Journal(run.journal("scores", key)), (n_positions, n_layers), n_prompts)
+
+    def wanted(kind: str) -> list[tuple[int, int]]:
+        return needed(kind, select.mode, table.means(), thresholds, norms)
+
+    computed = compute_scores(
+        table,
+        chat=chat,
+        trainer=trainer,
+        directions=directions,
+        harmful=harmful,
+        harmless=harmless,
+        harmless_logits=_logits(opened, harmless),
+        wanted=wanted,
+        batch_size=select.batch_size,
+        save=partial(_save, table, depends_on),
+    )
+    if not computed:
+        say(f"select: nothing to compute, all scores are in {store_url(chat, store)}")
+    if not is_main_process():
+        return
+
+    scores = table.means()
+    baseline = {
+        "harmful": float(kept["harmful_val"].scores.mean()),
+        "harmless": float(kept["harmless_val"].scores.mean()),
+    }
+    write_tensor(run.mean_diffs, torch.from_numpy(directions))
+    write_json(run.evaluations, rows(scores))
+    try:
+        selection = choose(scores, thresholds, norms)
+    except NoCandidateError as error:
+        _remove_choice(run)
+        write_json(run.filtered, [])
+        write_text(run.filter_report, error.report.text() + "\n")
+        _plot(run, scores, chat, baseline, None)
+        say(error.report.text())
+        raise UserError(f"{error}; the scores are in {run.evaluations}") from error
+    write_json(run.filtered, [candidate._asdict() for candidate in selection.survivors])
+    write_text(run.filter_report, selection.report.text() + "\n")
+    write_tensor(run.direction, torch.from_numpy(directions[selection.pos, selection.layer]))
+    write_json(run.direction_metadata, {"pos": selection.pos, "layer": selection.layer})
+    _plot(run, scores, chat, baseline, selection)
+    run.record_stage(
+        "select",
+        {
+            "config": {"model": asdict(model), "data": asdict(data), "select": asdict(select)},
+            "model": chat.identity,
+            "store": store_url(chat, store),
+            "prompts": {
+                name: {"drawn": f.drawn, "kept": len(f.prompts), "hash": digest(f.prompts.hashes)}
+                for name, f in kept.items()
+            },
+            "refusal_tokens": chat.refusal_ids,
+            "scores": key,
+            "baseline_refusal_score": baseline,
+            "selected": selection.scores._asdict(),
+            "margin": selection.margin,
+            "direction_norm": float(norms[selection.pos, selection.layer]),
+        },
+        seconds=time.perf_counter() - started,
+    )
+    best = selection.scores
+    say(
+        f"select: position {best.position}, layer {best.layer} of {n_layers}: bypass {best.refusal_score:.3f} "
+        f"(baseline {baseline['harmful']:.3f}), induce {best.steering_score:.3f} (baseline "
+        f"{baseline['harmless']:.3f}), KL {best.kl_div_score:.3f}; {len(selection.survivors)} of "
+        f"{n_positions * n_layers} candidates passed"
+    )
+    say(f"select: wrote {run.path}")
+
+
+def filter_prompts(
+    store: ActivationStore, chat: ChatModel, sets: dict[str, PromptSet], config: SelectConfig
+) -> dict[str, Filtered]:
+    """Keep harmful prompts that the model refuses and harmless ones that it does not, by the stored baseline.
+
+    Raises UserError when a set is left empty, with the scores' range.
+    """
+    kept: dict[str, Filtered] = {}
+    for name, prompts in sets.items():
+        scores = refusal_scores(torch.from_numpy(_logits(store, prompts)), chat.refusal_ids).numpy()
+        harmful = name.startswith("harmful")
+        threshold = config.harmful_threshold if harmful else config.harmless_threshold
+        keep = np.isfinite(scores)
+        if threshold is not None:
+            keep = scores > threshold if harmful else scores < threshold
+        index = np.flatnonzero(keep)
+        if not len(index):
+            side, rule = ("harmful", "above") if harmful else ("harmless", "below")
+            raise UserError(
+                f"all prompts filtered out: none of {len(prompts)} {name} prompts has a refusal score {rule} "
+                f"select.{side}_threshold ({threshold}); their scores go from {np.nanmin(scores):.2f} to "
+                f"{np.nanmax(scores):.2f}. Check model.refusal_tokens and the chat template, or move the threshold"
+            )
+        kept[name] = Filtered(_take(prompts, index), scores[index], len(prompts))
+    return kept
+
+
+def _take(prompts: PromptSet, index: np.ndarray) -> PromptSet:
+    def take(items: list[Any]) -> list[Any]:
+        return [items[i] for i in index]
+
+    return PromptSet(prompts.name, take(prompts.instructions), take(prompts.token_ids), take(prompts.hashes))
+
+
+def _logits(store: ActivationStore, prompts: PromptSet) -> np.ndarray:
+    """Stored baseline logits [prompt, vocab] in the order of the prompts."""
+    return store.read("next_token_logits", store.rows(prompts.hashes))
+
+
+def mean_differences(store: ActivationStore, harmful: PromptSet, harmless: PromptSet) -> np.ndarray:
+    """Harmful minus harmless means (paper, eq. 1 and 2), float64 ``[position, layer, d_model]``."""
+    difference = store.mean("resid_pre", harmful.hashes) - store.mean("resid_pre", harmless.hashes)
+    return np.ascontiguousarray(difference.transpose(1, 0, 2))
+
+
+def _save(table: ScoreTable, depends_on: dict[str, Any]) -> None:
+    if is_main_process():
+        table.save(depends_on)
+
+
+def _remove_choice(run: RunFolder) -> None:
+    """An earlier choice must not stand beside scores and thresholds that do not give it."""
+    for path in (run.direction, run.direction_metadata):
+        path.unlink(missing_ok=True)
+
+
+def _plot(
+    run: RunFolder,
+    scores: CandidateScores,
+    chat: ChatModel,
+    baseline: dict[str, float],
+    selection: Selection | None,
+) -> None:
+    tokens = [chat.tokenizer.decode([i]) for i in chat.eoi_ids]
+    chosen = None if selection is None else (selection.pos, selection.layer)
+    for name, png in plot_scores(scores, tokens, baseline, chosen).items():
+        write_bytes(run.evaluations.parent / f"{name}.png", png)

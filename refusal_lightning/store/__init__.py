@@ -1,0 +1,20 @@
+"""ActivationStore: the zarr format, its manifest and its integrity. Knows no model."""
+
+from refusal_lightning.store.activation_store import ActivationStore
+from refusal_lightning.store.errors import StoreError
+from refusal_lightning.store.estimate import Estimate, estimate
+from refusal_lightning.store.layout import HOOK_POINTS, Encoding, Layout, PromptRecord, Shard
+from refusal_lightning.store.prompts import Prompts
+
+__all__ = [
+    "HOOK_POINTS",
+    "ActivationStore",
+    "Encoding",
+    "Estimate",
+    "Layout",
+    "PromptRecord",
+    "Prompts",
+    "Shard",
+    "StoreError",
+    "estimate",
+]

@@ -1,0 +1,424 @@
+"""ActivationStore: activations of prompts, cached once and read for years."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refusal_lightning.errors import UserError
+from refusal_lightning.store import coordinates, moments, results
+from refusal_lightning.store.errors import StoreError
+from refusal_lightning.store.estimate import Estimate, estimate
+from refusal_lightning.store.geometry import ArraySpec, array_specs, plan_geometry
+from refusal_lightning.store.layout import Encoding, Layout, PromptRecord, Shard
+from refusal_lightning.store.lock import planning
+from refusal_lightning.store.manifest import (
+    Manifest,
+    plain_json,
+    read_manifest,
+    records_digest,
+    refuse_other,
+    write_manifest,
+)
+from refusal_lightning.store.metadata import array_json
+from refusal_lightning.store.objects import Objects, open_objects
+from refusal_lightning.store.plan import Plan
+from refusal_lightning.store.prompts import Prompts
+from refusal_lightning.store.reading import read_rows
+from refusal_lightning.store.shard_file import as_groups, check_shape, encode, shard_key, shard_number
+
+
+class ActivationStore:
+    """A zarr group of activations by prompt, layer and position; see docs/store.md for the format.
+
+    One process plans (``add_prompts``), any number write different shards, any number read, all at the same time.
+    A shard is absent or complete; what is complete never changes.
+    """
+
+    def __init__(self, objects: Objects, manifest: Manifest) -> None:
+        """Use ``open`` or ``create_or_open``."""
+        self._objects = objects
+        self._take(manifest)
+        self._complete: set[int] = set()
+
+    # ---- opening
+
+    @classmethod
+    def exists(cls, url: str | Path, storage_options: Mapping[str, Any] | None = None) -> bool:
+        """Whether there is a store. Raises UserError for something that is no store."""
+        return read_manifest(open_objects(url, storage_options)) is not None
+
+    @classmethod
+    def open(cls, url: str | Path, storage_options: Mapping[str, Any] | None = None) -> ActivationStore:
+        """Open a store. Raises UserError if there is none, if it is of a newer format or its manifest was edited."""
+        objects = open_objects(url, storage_options)
+        manifest = read_manifest(objects)
+        if manifest is None:
+            raise UserError(f"there is no activation store at {objects.url}")
+        return cls(objects, manifest)
+
+    @classmethod
+    def create_or_open(
+        cls,
+        url: str | Path,
+        identity: Mapping[str, Any],
+        layout: Layout,
+        encoding: Encoding | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        position_tokens: Sequence[str] | None = None,
+        *,
+        planned: int | None = None,
+        planned_tokens: int | None = None,
+        longest: int | None = None,
+    ) -> ActivationStore:
+        """Open a store for these activations, made if it is not there.
+
+        ``identity`` is any JSON that says what the activations depend on; ``position_tokens`` the text of each
+        position, a coordinate for readers. The planned number of prompts, of all their tokens and of the longest
+        prompt's set the size of shards. Raises UserError with each differing field if the store there is another's.
+        """
+        objects = open_objects(url, storage_options)
+        plain = plain_json(identity, objects.url)
+        manifest = read_manifest(objects)
+        if manifest is None:
+            encoding = encoding or Encoding()
+            geometry = plan_geometry(layout, encoding, planned, planned_tokens, longest)
+            _refuse_foreign(objects, layout)
+            with planning(objects) as check:
+                manifest = read_manifest(objects)
+                if manifest is None:
+                    manifest = Manifest(plain, layout, encoding, geometry)
+                    for name, (values, dims) in coordinates.fixed_columns(layout, position_tokens).items():
+                        coordinates.write_array(objects, name, values, dims)
+                    _write_plan(objects, manifest, Plan(geometry, []))
+                    check()
+                    write_manifest(objects, manifest)
+        refuse_other(manifest, plain, layout, objects.url)
+        return cls(objects, manifest)
+
+    # ---- what it is
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return self._objects.url
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest as JSON."""
+        return self._manifest.to_json()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What made the activations."""
+        return self._manifest.identity
+
+    @property
+    def layout(self) -> Layout:
+        """What is stored per prompt."""
+        return self._manifest.layout
+
+    @property
+    def encoding(self) -> Encoding:
+        """How it is kept."""
+        return self._manifest.encoding
+
+    @property
+    def prompts(self) -> Prompts:
+        """All planned prompts, as of now."""
+        self.refresh()
+        complete = self._complete_shards()
+        size = self._manifest.geometry.shard_prompts
+        rows = [row for row, record in enumerate(self._plan.records) if record]
+        return Prompts.of([self._plan.records[r] for r in rows], rows, [r // size in complete for r in rows])
+
+    def refresh(self) -> None:
+        """See what other processes have planned since. Reading and planning methods do this by themselves."""
+        manifest = read_manifest(self._objects)
+        if manifest is None:
+            raise StoreError(f"the activation store {self.url} is gone")
+        if manifest.segments != self._manifest.segments:
+            self._take(manifest)
+
+    # ---- planning
+
+    def add_prompts(self, records: Sequence[PromptRecord]) -> int:
+        """Plan rows for the prompts that are lacking, in the order given; how many were. No data are written yet.
+
+        Raises UserError if another process is planning all the while, or if the store cannot be written.
+        """
+        self.refresh()
+        if not any(record.hash not in self._plan.row_of for record in records):
+            return 0
+        with planning(self._objects) as check:
+            for name in ("", *coordinates.PER_PROMPT, *self.layout.array_names):
+                self._objects.sweep(name)
+            self.refresh()
+            rows, fresh, shards = self._plan.new_rows(records)
+            if fresh:
+                plan = Plan(self._manifest.geometry, [*self._plan.records, *rows])
+                manifest = self._manifest.with_segment(shards, fresh)
+                _write_plan(self._objects, manifest, plan)
+                check()
+                write_manifest(self._objects, manifest)  # last: until here, readers see the store as it was
+                self._take(manifest, plan)
+        return len(fresh)
+
+    def pending(self, hashes: Sequence[str] | None = None) -> list[Shard]:
+        """Planned shards that are not complete, all of them or those that hold any of the prompts."""
+        self.refresh()
+        complete = self._complete_shards()
+        lacking = [shard for shard in self._plan.shards if shard.index not in complete]
+        if hashes is None:
+            return lacking
+        wanted = set(hashes)
+        return [shard for shard in lacking if not wanted.isdisjoint(shard.hashes)]
+
+    def lacking(self, hashes: Sequence[str]) -> list[str]:
+        """Those of the prompts (each once) whose data are not complete, planned or not."""
+        self.refresh()
+        complete = self._complete_shards()
+        size = self._manifest.geometry.shard_prompts
+        row_of = self._plan.row_of
+        return [h for h in dict.fromkeys(hashes) if h not in row_of or row_of[h] // size not in complete]
+
+    def complete(self, hashes: Sequence[str]) -> bool:
+        """Whether the data of all these prompts are there."""
+        return not self.lacking(hashes)
+
+    def rows(self, hashes: Sequence[str]) -> np.ndarray:
+        """[prompt] int64: the rows of prompts, in their order. Raises UserError with how many are lacking."""
+        lacking = self.lacking(hashes)
+        if lacking:
+            raise UserError(
+                f"{len(lacking)} of {len(set(hashes))} prompts are not (yet) in store {self.url}; run `cache` for them"
+            )
+        return np.array([self._plan.row_of[h] for h in hashes], dtype=np.int64)
+
+    def shard(self, index: int) -> Shard:
+        """A planned shard by its number. Raises IndexError."""
+        if index >= len(self._plan.shards):
+            self.refresh()
+        return self._plan.shards[index]
+
+    def estimate(self, n_prompts: int, n_tokens: int | None = None) -> Estimate:
+        """What that many further prompts will take."""
+        geometry = self._manifest.geometry
+        return estimate(self.layout, self.encoding, n_prompts, n_tokens, geometry=geometry)
+
+    def check_space(self, bound: Estimate) -> None:
+        """Raises UserError if the disk cannot hold what is planned."""
+        free = self._objects.free_bytes()
+        if free is not None and free < bound.likely_bytes:
+            raise UserError(
+                f"store {self.url} needs about {bound.likely_bytes / 1e9:.2f} GB more and its disk has "
+                f"{free / 1e9:.2f} GB free; free some space, or choose another place"
+            )
+
+    # ---- writing
+
+    def write_shard(self, index: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write one shard: every array, floating point, its rows in the shard's order. Durable on return.
+
+        Rows are prompts; with all positions stored, rows of hook points are the tokens of the prompts, one prompt
+        after the other. An array that is already there is left alone. Raises ValueError for wrong shapes or values
+        that the stored type cannot hold, StoreError for a full disk: what was complete stays so.
+        """
+        shard = self.shard(index)
+        specs = self._specs
+        if set(arrays) != set(specs):
+            raise ValueError(f"shard {index}: arrays {sorted(arrays)} where {sorted(specs)} belong")
+        for name, spec in specs.items():
+            check_shape(spec, arrays[name], sum(shard.n_tokens) if spec.dims[0] == "token" else shard.n_rows)
+        for name, spec in specs.items():
+            key = shard_key(spec, index)
+            if not self._objects.size(key):
+                parts = encode(spec, self.encoding.compression, as_groups(spec, arrays[name]))
+                self._objects.write(key, parts)
+
+    # ---- reading
+
+    def complete_rows(self) -> np.ndarray:
+        """[prompt] int64: rows of all prompts whose data are complete by now, ascending."""
+        self.refresh()
+        complete = self._complete_shards()
+        rows = [shard.rows for shard in self._plan.shards if shard.index in complete]
+        return np.concatenate([np.arange(r.start, r.stop) for r in rows] or [np.zeros(0, np.int64)])
+
+    def read(
+        self,
+        name: str,
+        rows: Sequence[int] | np.ndarray | None = None,
+        layers: Sequence[int] | None = None,
+        dtype: Any = np.float32,
+    ) -> np.ndarray:
+        """Rows of an array in the order asked for (default: all complete), of some layers (default: all).
+
+        [prompt, layer, position, d_model], or [prompt, vocab] for the logits, float32 or float64. With all positions
+        stored: [token, layer, d_model], the prompts' tokens one prompt after the other; ``token_offsets`` says where.
+        Raises StoreError, never returns wrong numbers, if data are damaged.
+        """
+        spec = self._spec(name)
+        groups = self._groups(spec, layers)
+        rows = self._checked(self.complete_rows() if rows is None else rows)
+        out = read_rows(
+            self._objects, spec, self.encoding.compression, self._array_rows(spec, rows), groups, np.dtype(dtype)
+        )
+        return out.reshape(len(out), *self._shape(spec, groups))
+
+    def token_offsets(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """[prompt + 1] int64: prompt i's tokens are rows ``offsets[i]:offsets[i + 1]`` of what ``read`` returns."""
+        records = [self._plan.records[int(row)] for row in self._checked(rows)]
+        return np.cumsum([0, *(record.n_tokens for record in records if record)], dtype=np.int64)
+
+    def iter_shards(
+        self, name: str, hashes: Sequence[str] | None = None, layers: Sequence[int] | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(rows, data) shard by shard, of all complete prompts or of these (each once); data as ``read`` gives them."""
+        rows = self.complete_rows() if hashes is None else np.unique(self.rows(hashes))
+        for part in np.split(rows, np.flatnonzero(np.diff(rows // self._manifest.geometry.shard_prompts)) + 1):
+            if len(part):
+                yield part, self.read(name, part, layers)
+
+    def mean(self, name: str, hashes: Sequence[str], layers: Sequence[int] | None = None) -> np.ndarray:
+        """Mean over prompts, float64: [layer, position, d_model] ([vocab] for logits); one chunk in memory at a time.
+
+        With all positions stored, the mean is over all tokens: [layer, d_model].
+        """
+        spec, groups, rows = self._selected(name, hashes, layers)
+        result = moments.mean(self._objects, spec, self.encoding.compression, rows, groups)
+        return result.reshape(self._shape(spec, groups))
+
+    def covariance(
+        self, name: str, hashes: Sequence[str], layers: Sequence[int] | None = None, ddof: int = 1
+    ) -> np.ndarray:
+        """Covariance over prompts at each layer and position, float64: [layer, position, d_model, d_model].
+
+        With all positions stored it is over all tokens: [layer, d_model, d_model]. Divides by the number of rows less
+        ``ddof``. Takes d_model^2 * 8 bytes per layer and position: choose layers.
+        """
+        spec, groups, rows = self._selected(name, hashes, layers)
+        parts = spec.values // self.layout.d_model
+        if spec.groups == 1 and len(spec.dims) == 2:
+            raise ValueError(f"no covariance of {name}")
+        result = moments.covariance(self._objects, spec, self.encoding.compression, rows, groups, parts, ddof)
+        return result.reshape(*self._shape(spec, groups), self.layout.d_model)
+
+    # ---- derived results
+
+    def save_result(self, key: str, arrays: Mapping[str, np.ndarray], attrs: Mapping[str, Any]) -> None:
+        """Keep small derived arrays under a name, in place of what was there; a reader sees the old or the new."""
+        results.save(self._objects, key, arrays, attrs)
+
+    def load_result(self, key: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        """(arrays, attrs) as they were saved, bit for bit; None if there is none. Raises StoreError on damage."""
+        return results.load(self._objects, key)
+
+    def results(self) -> list[str]:
+        """Names of the derived results."""
+        return results.listed(self._objects)
+
+    # ---- inside
+
+    def _take(self, manifest: Manifest, plan: Plan | None = None) -> None:
+        self._manifest = manifest
+        self._specs = array_specs(manifest.layout, manifest.encoding, manifest.geometry)
+        self._plan = plan or read_plan(self._objects, manifest)
+
+    def _complete_shards(self) -> set[int]:
+        """Shards whose objects are all there and not empty. What was found complete is not looked for again."""
+        planned = len(self._plan.shards)
+        if len(self._complete) < planned:
+            found = set(range(planned))
+            for name in self._specs:
+                sizes = self._objects.sizes(name)
+                found &= {n for file, size in sizes.items() if size != 0 and (n := shard_number(file)) is not None}
+            self._complete = found
+        return self._complete
+
+    def _spec(self, name: str) -> ArraySpec:
+        if name not in self._specs:
+            raise UserError(f"store {self.url} holds no {name!r}; there are {', '.join(self._specs)}")
+        return self._specs[name]
+
+    def _groups(self, spec: ArraySpec, layers: Sequence[int] | None) -> list[int]:
+        if layers is None:
+            return list(range(spec.groups))
+        if len(spec.dims) == 2:
+            raise UserError(f"{spec.name} has no layers")
+        absent = [layer for layer in layers if layer not in self.layout.layers]
+        if absent:
+            raise UserError(f"store {self.url} holds no layers {absent}; there are {list(self.layout.layers)}")
+        return [self.layout.layers.index(layer) for layer in layers]
+
+    def _shape(self, spec: ArraySpec, groups: Sequence[int]) -> tuple[int, ...]:
+        return spec.shape if len(spec.dims) == 2 else (len(groups), *spec.shape[1:])
+
+    def _checked(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        checked = np.asarray(rows, dtype=np.int64).reshape(-1)
+        records = self._plan.records
+        if any(row < 0 or row >= len(records) or records[row] is None for row in checked.tolist()):
+            raise IndexError(f"store {self.url}: rows that belong to no prompt were asked for")
+        return checked
+
+    def _array_rows(self, spec: ArraySpec, rows: np.ndarray) -> np.ndarray:
+        if spec.dims[0] == "prompt":
+            return rows
+        starts = self._plan.token_starts
+        spans = [np.arange(starts[row], starts[row] + self._plan.records[row].n_tokens) for row in rows.tolist()]
+        return np.concatenate(spans or [np.zeros(0, np.int64)])
+
+    def _selected(
+        self, name: str, hashes: Sequence[str], layers: Sequence[int] | None
+    ) -> tuple[ArraySpec, list[int], np.ndarray]:
+        spec = self._spec(name)
+        if not len(hashes):
+            raise UserError(f"store {self.url}: the mean of no prompts was asked for")
+        return spec, self._groups(spec, layers), self._array_rows(spec, self.rows(hashes))
+
+
+def read_plan(objects: Objects, manifest: Manifest) -> Plan:
+    """The planned rows from the coordinate arrays. Raises StoreError if they are not what the manifest promises."""
+    if not manifest.segments:
+        return Plan(manifest.geometry, [])
+    columns = {name: coordinates.read_array(objects, name) for name in coordinates.PER_PROMPT}
+    size = manifest.geometry.shard_prompts
+    names = [columns[name].tolist() for name in coordinates.PER_PROMPT]
+    rows = [PromptRecord(*row) if row[0] else None for row in zip(*names, strict=False)]
+    end = 0
+    for segment in manifest.segments:
+        start, stop = segment.first_shard * size, (segment.first_shard + segment.shards) * size
+        held = [record for record in rows[start:stop] if record]
+        if len(held) != segment.prompts or records_digest(held) != segment.digest:
+            last = segment.first_shard + segment.shards - 1
+            raise StoreError(
+                f"store {objects.url}: the coordinate arrays ({', '.join(coordinates.PER_PROMPT)}) do not hold what "
+                f"the manifest promises for shards {segment.first_shard} to {last}"
+            )
+        end = start + max(i for i, record in enumerate(rows[start:stop]) if record) + 1
+    return Plan(manifest.geometry, rows[:end])
+
+
+def _write_plan(objects: Objects, manifest: Manifest, plan: Plan) -> None:
+    columns = coordinates.prompt_columns(plan.records)
+    if manifest.layout.ragged:
+        columns["token_start"] = plan.token_starts
+    for name, values in columns.items():
+        coordinates.write_array(objects, name, values, ("prompt",))
+    for name, spec in array_specs(manifest.layout, manifest.encoding, manifest.geometry).items():
+        rows = plan.token_rows if spec.dims[0] == "token" else len(plan.records)
+        objects.write(f"{name}/zarr.json", [array_json(spec, manifest.encoding.compression, rows)])
+
+
+def _refuse_foreign(objects: Objects, layout: Layout) -> None:
+    """A folder with other things in it does not become a store."""
+    known = {*coordinates.PER_PROMPT, *layout.array_names, "layer", "position", "token", "token_start", "results"}
+    foreign = [name for name in objects.folders("") if name not in known]
+    foreign += [name for name in objects.sizes("") if not name.endswith(".partial")]
+    if foreign:
+        raise UserError(
+            f"{objects.url} holds other things ({', '.join(sorted(foreign)[:3])}): choose an empty place for the store"
+        )

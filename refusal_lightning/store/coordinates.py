@@ -1,0 +1,95 @@
+"""The small labelled arrays beside the data: which prompts, layers and positions the rows and columns are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import MemoryStore
+
+from refusal_lightning.store.errors import StoreError
+from refusal_lightning.store.layout import Layout, PromptRecord
+from refusal_lightning.store.objects import Objects
+
+CHUNK = 1 << 16
+TEXT = np.dtypes.StringDType()
+PER_PROMPT = ("prompt", "n_tokens", "label", "split", "dataset")
+"""Coordinates of the prompt axis; `prompt` is the hash, empty where a row belongs to no prompt."""
+
+
+def encoded(name: str, values: np.ndarray, dims: Sequence[str], chunk: int = CHUNK) -> dict[str, bytes]:
+    """A whole zarr array as objects by key, checksums on; the metadata comes last."""
+    store = MemoryStore()
+    is_text = values.dtype.kind == "T"
+    zarr.create_array(
+        store,
+        name=name,
+        data=values,
+        chunks=tuple(min(chunk, max(n, 1)) for n in values.shape) if name not in PER_PROMPT else (chunk,),
+        compressors=[ZstdCodec(level=3), Crc32cCodec()],
+        fill_value="" if is_text else np.zeros((), values.dtype).item(),
+        dimension_names=list(dims),
+        chunk_key_encoding={"name": "default", "separator": "."},
+        config={"write_empty_chunks": True},
+    )
+    objects = {key: value.to_bytes() for key, value in store._store_dict.items() if key.startswith(f"{name}/")}
+    metadata = objects.pop(f"{name}/zarr.json")
+    return {**objects, f"{name}/zarr.json": metadata}
+
+
+def decoded(objects: Mapping[str, bytes], name: str) -> np.ndarray:
+    """The inverse of ``encoded``. Raises whatever zarr raises on damage."""
+    make = default_buffer_prototype().buffer.from_bytes
+    store = MemoryStore({key: make(value) for key, value in objects.items()}, read_only=True)
+    return np.asarray(zarr.open_array(store, path=name, mode="r")[...])
+
+
+def read_array(objects: Objects, name: str) -> np.ndarray:
+    """One coordinate array. Raises StoreError if it is damaged or missing."""
+    found: dict[str, bytes] = {}
+    for file in objects.sizes(name):
+        if file == "zarr.json" or (file.startswith("c.") and not file.endswith(".partial")):
+            data = objects.read(f"{name}/{file}")
+            if data:
+                found[f"{name}/{file}"] = data
+    try:
+        return decoded(found, name)
+    except Exception as error:
+        raise StoreError(
+            f"store {objects.url}: coordinate array {name} is damaged or missing ({type(error).__name__}: {error})"
+        ) from error
+
+
+def prompt_columns(records: Sequence[PromptRecord | None]) -> dict[str, np.ndarray]:
+    """One array per coordinate of the prompt axis; None is a row that belongs to no prompt."""
+
+    def text(field: str) -> np.ndarray:
+        return np.array([getattr(r, field) if r else "" for r in records], dtype=TEXT)
+
+    return {
+        "prompt": text("hash"),
+        "n_tokens": np.array([r.n_tokens if r else 0 for r in records], dtype="<i8"),
+        "label": text("label"),
+        "split": text("split"),
+        "dataset": text("dataset"),
+    }
+
+
+def fixed_columns(layout: Layout, position_tokens: Sequence[str] | None) -> dict[str, tuple[Any, tuple[str, ...]]]:
+    """Coordinates that follow from the layout alone: name to (values, axes)."""
+    columns: dict[str, tuple[Any, tuple[str, ...]]] = {"layer": (np.array(layout.layers, dtype="<i8"), ("layer",))}
+    if not isinstance(layout.positions, str):
+        columns["position"] = (np.array(layout.positions, dtype="<i8"), ("position",))
+        if position_tokens is not None:
+            columns["token"] = (np.array(list(position_tokens), dtype=TEXT), ("position",))
+    return columns
+
+
+def write_array(objects: Objects, name: str, values: np.ndarray, dims: Sequence[str]) -> None:
+    """Write a whole coordinate array; rows that were there before stay as they are for any reader at any moment."""
+    for key, data in encoded(name, values, dims).items():
+        objects.write(key, [data])

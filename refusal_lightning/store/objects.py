@@ -1,0 +1,245 @@
+"""Files and objects by key: the same few operations on a local disk and on any URL that fsspec knows."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from refusal_lightning.errors import UserError
+from refusal_lightning.store.disk_errors import explained
+
+Range = tuple[int, int]
+
+
+class ObjectReader(Protocol):
+    """An object opened for reading; one at a time, in a ``with`` block."""
+
+    size: int
+
+    def prefetch(self, ranges: Sequence[Range]) -> None:
+        """Say which parts will be read."""
+
+    def read(self, start: int, stop: int) -> Any:
+        """The bytes from ``start`` to ``stop`` as a buffer, which the next ``read`` may overwrite."""
+
+
+class Objects(Protocol):
+    """Objects under one root. A write is atomic, and durable when it returns: a reader sees nothing or everything."""
+
+    url: str
+
+    def read(self, key: str) -> bytes | None:
+        """The whole object, or None if there is none."""
+
+    def open(self, key: str) -> AbstractContextManager[ObjectReader]:
+        """Open to read parts. Raises FileNotFoundError."""
+
+    def write(self, key: str, parts: Iterable[Any]) -> None:
+        """Put an object together from buffers, each of which is done with when the next is asked for."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write an object if there is none of this key yet; False if there is."""
+
+    def sizes(self, folder: str) -> dict[str, int | None]:
+        """Names right under a folder with their bytes (None where unknown; folders are left out)."""
+
+    def size(self, key: str) -> int | None:
+        """Bytes of an object; None if there is none."""
+
+    def folders(self, folder: str) -> list[str]:
+        """Names of the folders right under a folder."""
+
+    def delete(self, key: str) -> None:
+        """Delete one object, if it is there."""
+
+    def delete_folder(self, folder: str) -> None:
+        """Delete everything under a folder."""
+
+    def free_bytes(self) -> int | None:
+        """Bytes that can still be written; None where that has no answer."""
+
+    def sweep(self, folder: str) -> list[str]:
+        """Delete what killed writers left half-written in a folder; the names deleted."""
+
+
+class LocalObjects:
+    """Objects as files under a folder."""
+
+    _counter = itertools.count()
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.url = root, str(root)
+
+    def read(self, key: str) -> bytes | None:
+        try:
+            return (self.root / key).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def open(self, key: str) -> AbstractContextManager[ObjectReader]:
+        return _LocalReader(self.root / key)
+
+    def write(self, key: str, parts: Iterable[Any]) -> None:
+        path = self.root / key
+        partial = path.with_name(f"{path.name}.{_process_name()}.{next(self._counter)}.partial")
+        with explained(self.url, key):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            try:
+                try:
+                    for part in parts:
+                        _write_all(fd, part)
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+                partial.replace(path)
+            except BaseException:
+                with suppress(OSError):
+                    partial.unlink()
+                raise
+            _fsync_folder(path.parent)
+
+    def create(self, key: str, data: bytes) -> bool:
+        path = self.root / key
+        partial = path.with_name(f"{path.name}.{_process_name()}.{next(self._counter)}.partial")
+        with explained(self.url, key):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(data)
+            try:
+                path.hardlink_to(partial)  # unlike O_EXCL, the file is never there without its content
+            except FileExistsError:
+                return False
+            finally:
+                partial.unlink()
+        return True
+
+    def sizes(self, folder: str) -> dict[str, int | None]:
+        try:
+            with os.scandir(self.root / folder) as entries:
+                return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+
+    def size(self, key: str) -> int | None:
+        try:
+            return (self.root / key).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def folders(self, folder: str) -> list[str]:
+        try:
+            with os.scandir(self.root / folder) as entries:
+                return [entry.name for entry in entries if entry.is_dir()]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def delete(self, key: str) -> None:
+        with explained(self.url, key):
+            (self.root / key).unlink(missing_ok=True)
+
+    def delete_folder(self, folder: str) -> None:
+        shutil.rmtree(self.root / folder, ignore_errors=True)
+
+    def free_bytes(self) -> int | None:
+        folder = self.root.absolute()
+        while not folder.is_dir():
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
+
+    def sweep(self, folder: str) -> list[str]:
+        host = _process_name().rpartition("-")[0]
+        swept = []
+        for name in self.sizes(folder):
+            writer = name.split(".")[-3:-2]
+            if not name.endswith(".partial") or not writer:
+                continue
+            of_host, _, pid = writer[0].rpartition("-")
+            if of_host == host and not process_lives(int(pid)):
+                self.delete(f"{folder}/{name}" if folder else name)
+                swept.append(name)
+        return swept
+
+
+class _LocalReader:
+    """A file opened for reading into one buffer that is used again and again."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDONLY)
+        self.size = os.fstat(self._fd).st_size
+        self._buffer = bytearray()
+
+    def __enter__(self) -> _LocalReader:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        os.close(self._fd)
+
+    def prefetch(self, ranges: Sequence[Range]) -> None:
+        pass
+
+    def read(self, start: int, stop: int) -> Any:
+        if len(self._buffer) < stop - start:
+            self._buffer = bytearray(stop - start)
+        view = memoryview(self._buffer)[: stop - start]
+        done = 0
+        while done < len(view):
+            count = os.preadv(self._fd, [view[done:]], start + done)
+            if not count:
+                return view[:done]
+            done += count
+        return view
+
+
+def open_objects(url: str | Path, storage_options: Mapping[str, Any] | None = None) -> Objects:
+    """Objects at a local path or a URL (s3://, gs://, memory://, ...).
+
+    Raises UserError if the URL's scheme needs a package that is not installed, or is unknown.
+    """
+    text = str(url)
+    if text.startswith("file://"):
+        text = text.removeprefix("file://")
+    if "://" not in text:
+        if not text.strip():
+            raise UserError("activation store: the path is empty")
+        return LocalObjects(Path(text).expanduser())
+    from refusal_lightning.store.remote_objects import RemoteObjects
+
+    return RemoteObjects(text, dict(storage_options or {}))
+
+
+def process_lives(pid: int) -> bool:
+    """Whether a process of this number runs on this host."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _process_name() -> str:
+    host = "".join(c if c.isalnum() else "_" for c in socket.gethostname()) or "host"
+    return f"{host}-{os.getpid()}"
+
+
+def _write_all(fd: int, part: Any) -> None:
+    view = memoryview(part).cast("B")
+    while len(view):
+        view = view[os.write(fd, view) :]
+
+
+def _fsync_folder(folder: Path) -> None:
+    """A rename survives a power loss only once its folder is on the disk; some file systems cannot be asked to."""
+    with suppress(OSError):
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+
+from refusal_lightning.directions.estimators import ESTIMATORS, estimate_directions
+from refusal_lightning.directions.mean_difference import (
+    category_mean_differences,
+    mean_difference,
+    unit,
+    unit_mean_difference,
+)
+
+RNG = np.random.default_rng(0)
+HARMFUL = RNG.normal(size=(7, 3, 5)).astype(np.float32)
+HARMLESS = RNG.normal(size=(6, 3, 5)).astype(np.float32)
+
+
+def test_difference_of_means_in_float64() -> None:
+    difference = mean_difference(HARMFUL, HARMLESS)
+    assert difference.dtype == np.float64 and difference.shape == (3, 5)
+    expected = HARMFUL.astype(float).mean(0) - HARMLESS.astype(float).mean(0)
+    np.testing.assert_allclose(difference, expected, rtol=1e-14, atol=1e-15)
+
+
+def test_float64_accumulation_keeps_what_float32_loses() -> None:
+    harmful = np.full((4096, 1, 1), 4097.0, dtype=np.float32)
+    harmful[::2] += np.float32(2**-11)
+    harmless = np.full((4096, 1, 1), 4097.0, dtype=np.float32)
+    assert mean_difference(harmful, harmless)[0, 0] == 2**-12
+
+
+@pytest.mark.parametrize(("n", "m"), [(127, 119), (128, 1), (3, 7)])
+def test_equal_activations_give_exactly_zero(n: int, m: int) -> None:
+    same = RNG.normal(size=(1, 2, 64)).astype(np.float32)
+    assert not mean_difference(np.repeat(same, n, axis=0), np.repeat(same, m, axis=0)).any()
+
+
+def test_unit_norm_and_zero() -> None:
+    np.testing.assert_allclose(np.linalg.norm(unit_mean_difference(HARMFUL, HARMLESS), axis=-1), 1.0)
+    assert not unit(np.zeros((2, 3))).any()
+
+
+def test_categories() -> None:
+    names = ["b", "a", "b", "b", "a", "b", "a"]
+    by_name = category_mean_differences(HARMFUL, HARMLESS, names)
+    assert list(by_name) == ["a", "b"]
+    np.testing.assert_allclose(by_name["a"], mean_difference(HARMFUL[[1, 4, 6]], HARMLESS))
+    weighted = (3 * by_name["a"] + 4 * by_name["b"]) / 7
+    np.testing.assert_allclose(weighted, mean_difference(HARMFUL, HARMLESS), atol=1e-12)
+    with pytest.raises(ValueError, match="2 categories for 7"):
+        category_mean_differences(HARMFUL, HARMLESS, ["a", "b"])
+
+
+def test_layers_are_streamed_into_the_second_axis() -> None:
+    directions = estimate_directions(
+        ESTIMATORS["mean_difference"], ((HARMFUL * s, HARMLESS * s) for s in np.arange(3, dtype=np.float32))
+    )
+    assert directions.shape == (3, 3, 5) and not directions[:, 0].any()
+    np.testing.assert_allclose(directions[:, 2], 2 * directions[:, 1])

@@ -1,0 +1,74 @@
+"""Answers are on disk at once, survive a cut line, and are keyed by all that they depend on."""
+
+import json
+
+import pytest
+
+from refusal_lightning.errors import UserError
+from refusal_lightning.judges.answers import AnswerFile, answer_key
+
+
+def test_answers_are_there_for_the_next_reader_at_once(tmp_path):
+    path = tmp_path / "deep" / "answers.jsonl"
+    answers = AnswerFile(path)
+    assert not path.exists(), "no file where there is nothing to keep"
+    for i, text in enumerate(["safe", "un\nsafe", "a\u2028b \U0001f600", ""]):
+        answers[f"k{i}"] = text
+        assert AnswerFile(path)[f"k{i}"] == text
+    assert len(AnswerFile(path)) == 4
+
+
+@pytest.mark.parametrize("keep", range(1, 12))
+def test_a_cut_line_is_forgotten_and_harms_no_other(tmp_path, keep):
+    path = tmp_path / "answers.jsonl"
+    answers = AnswerFile(path)
+    answers["a"] = "safe"
+    whole = path.stat().st_size
+    answers["b"] = "unsafe\nS\u00e9"
+    path.write_bytes(path.read_bytes()[: whole + keep])
+    again = AnswerFile(path)
+    assert dict(again) == {"a": "safe"}
+    again["c"] = "safe"
+    again["d"] = "unsafe"
+    assert dict(AnswerFile(path)) == {"a": "safe", "c": "safe", "d": "unsafe"}
+
+
+def test_two_writers_do_not_harm_each_other(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    one, other = AnswerFile(path), AnswerFile(path)
+    one["a"], other["b"], one["c"] = "1", "2", "3"
+    assert dict(AnswerFile(path)) == {"a": "1", "b": "2", "c": "3"}
+
+
+def test_foreign_lines_are_passed_over(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    lines = [
+        "null",
+        "[1]",
+        "{}",
+        '{"key": "x"}',
+        '{"key": "y", "answer": null}',
+        json.dumps({"key": "a", "answer": "b"}),
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    assert dict(AnswerFile(path)) == {"a": "b"}
+
+
+def test_unreadable_file_is_named(tmp_path):
+    with pytest.raises(UserError, match="answers"):
+        AnswerFile(tmp_path)
+
+
+def test_key_depends_on_everything():
+    base = answer_key(["together", "url", "m", 1], [{"role": "user", "content": "p"}])
+    assert base == answer_key(["together", "url", "m", 1], [{"role": "user", "content": "p"}])
+    others = [
+        answer_key(["openai", "url", "m", 1], [{"role": "user", "content": "p"}]),
+        answer_key(["together", "url", "m2", 1], [{"role": "user", "content": "p"}]),
+        answer_key(["together", "url", "m", 2], [{"role": "user", "content": "p"}]),
+        answer_key(["together", "url", "m", 1], [{"role": "user", "content": "p "}]),
+        answer_key(
+            ["together", "url", "m", 1], [{"role": "user", "content": "p"}, {"role": "assistant", "content": ""}]
+        ),
+    ]
+    assert len({base, *others}) == 6

@@ -1,0 +1,332 @@
+"""The three stages end to end, on a tiny random model: artifacts, continuation, and mistakes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from tiny_models import N_LAYERS, N_POSITIONS
+
+from refusal_lightning.cli import main
+from refusal_lightning.models import load_chat_model
+
+WORDS = ("walk", "garden", "letter", "forest", "vector", "people", "list", "children", "France", "week", "help")
+
+
+def _instructions(kind: str, split: str, count: int) -> list[dict[str, str]]:
+    """Made-up requests of several lengths; a random model neither refuses nor complies, so any text will do."""
+    verb = "Explain" if kind == "harmful" else "Write"
+    rows = []
+    for i in range(count):
+        words = [WORDS[(i * 5 + j * 3 + len(split)) % len(WORDS)] for j in range(1 + i % 9)]
+        rows.append({"instruction": f"{verb} {split} {i}: {' '.join(words)}", "category": f"c{i % 2}"})
+    return rows
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    (root / "splits").mkdir()
+    for kind in ("harmful", "harmless"):
+        for split, count in (("train", 24), ("val", 6), ("test", 5)):
+            path = root / "splits" / f"{kind}_{split}.json"
+            path.write_text(json.dumps(_instructions(kind, split, count)))
+    return root
+
+
+def _config(folder: Path, model: Path, data: Path, **changes: dict) -> str:
+    """A configuration without any filter, since a random model passes none."""
+    config: dict[str, dict[str, Any]] = {
+        "model": {"name": str(model), "alias": "tiny", "refusal_tokens": ["I"]},
+        "data": {"root": str(data), "n_train": 20, "n_val": 5},
+        "store": {"root": str(folder / "store"), "shard_mb": 0.02},
+        "runs": {"root": str(folder / "runs")},
+        "trainer": {"accelerator": "cpu", "progress_bar": False},
+        "cache": {"batch_size": 3},
+        "select": {
+            "mode": "exhaustive",
+            "harmful_threshold": None,
+            "harmless_threshold": None,
+            "kl_threshold": None,
+            "induce_threshold": None,
+            "batch_size": 4,
+        },
+        "evaluate": {"max_new_tokens": 6, "batch_size": 2},
+    }
+    for section, values in changes.items():
+        config[section] = {**config[section], **values}
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return str(path)
+
+
+def _artifacts(folder: Path) -> dict[str, bytes]:
+    """All result files by name: journals and timings, which no two runs share, apart."""
+    found = {}
+    for path in sorted((folder / "runs").rglob("*")):
+        if path.is_file() and ".journal" not in path.parts:
+            content = path.read_bytes()
+            if path.name == "run.json":
+                record = json.loads(content)
+                del record["timings"]
+                content = json.dumps(record).encode()
+            found[str(path.relative_to(folder))] = content.replace(str(folder).encode(), b"FOLDER")
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_llama_folder, data) -> Path:
+    """A folder with an undisturbed run of all three stages."""
+    folder = tmp_path_factory.mktemp("run")
+    config = _config(folder, tiny_llama_folder, data)
+    for stage in ("cache", "select", "evaluate"):
+        assert main([stage, "--config", config]) == 0
+    return folder
+
+
+def test_artifacts(finished):
+    run = finished / "runs" / "tiny"
+    directions = torch.load(run / "generate_directions" / "mean_diffs.pt", weights_only=True)
+    assert directions.shape == (N_POSITIONS, N_LAYERS, 32)
+    assert directions.dtype == torch.float64
+    chosen = json.loads((run / "direction_metadata.json").read_text())
+    direction = torch.load(run / "direction.pt", weights_only=True)
+    assert torch.equal(direction, directions[chosen["pos"], chosen["layer"]])
+    assert (run / "direction.pt").stat().st_size < 3000  # its own storage, not a view of all candidates'
+    rows = json.loads((run / "select_direction" / "direction_evaluations.json").read_text())
+    assert [(r["position"], r["layer"]) for r in rows] == [
+        (p, layer) for p in range(-N_POSITIONS, 0) for layer in range(N_LAYERS)
+    ]
+    assert all(set(r) == {"position", "layer", "refusal_score", "steering_score", "kl_div_score"} for r in rows)
+    filtered = json.loads((run / "select_direction" / "direction_evaluations_filtered.json").read_text())
+    assert filtered[0]["refusal_score"] == min(r["refusal_score"] for r in filtered)
+    assert (filtered[0]["position"], filtered[0]["layer"]) == (chosen["pos"], chosen["layer"])
+    assert {r["layer"] for r in filtered} == {1, 2}  # 0 is zero at every position, 3 is pruned
+    for name in ("ablation_scores", "actadd_scores", "kl_div_scores"):
+        assert (run / "select_direction" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    for dataset in ("harmful_test", "harmless_test"):
+        for intervention in ("baseline", "ablation", "actadd"):
+            rows = json.loads((run / "completions" / f"{dataset}_{intervention}_completions.json").read_text())
+            assert len(rows) == 5
+            assert all(set(r) == {"category", "prompt", "response"} for r in rows)
+            verdicts = json.loads((run / "completions" / f"{dataset}_{intervention}_evaluations.json").read_text())
+            assert {"substring_matching_success_rate", "substring_matching_per_category"} <= set(verdicts)
+            assert all(r["is_jailbreak_substring_matching"] in (0, 1) for r in verdicts["completions"])
+    for intervention in ("baseline", "ablation", "actadd"):
+        (entry,) = json.loads((run / "loss_evals" / f"{intervention}_loss_eval.json").read_text()).values()
+        assert set(entry) == {"ce_loss", "perplexity", "n_tokens"}
+        assert entry["perplexity"] == pytest.approx(np.exp(entry["ce_loss"]))
+    record = json.loads((run / "run.json").read_text())
+    assert {"select", "evaluate", "versions", "timings"} <= set(record)
+
+
+def test_mean_differences_by_hand(finished, tiny_llama_folder, data):
+    """Against a plain Hugging Face forward of every prompt alone."""
+    from transformers import AutoModelForCausalLM
+
+    from refusal_lightning.data import draw_instructions
+
+    chat = load_chat_model(str(tiny_llama_folder), refusal_tokens=["I"])
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama_folder, dtype=torch.float32)
+    draw = draw_instructions(data, 20, 5, 42)
+
+    def mean(instructions):
+        total = np.zeros((N_POSITIONS, N_LAYERS, 32))
+        for instruction in instructions:
+            ids = torch.tensor([chat.encode(instruction)])
+            with torch.inference_mode():
+                hidden = model(ids, output_hidden_states=True).hidden_states
+            total += torch.stack(hidden[:N_LAYERS])[:, 0, -N_POSITIONS:].transpose(0, 1).double().numpy()
+        return total / len(instructions)
+
+    expected = mean(draw.harmful_train) - mean(draw.harmless_train)
+    ours = torch.load(finished / "runs" / "tiny" / "generate_directions" / "mean_diffs.pt", weights_only=True).numpy()
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+    assert (ours[:, 0] == 0).all()
+
+
+def test_again_computes_nothing(finished, tiny_llama_folder, data, monkeypatch, capsys):
+    before = _artifacts(finished)
+    monkeypatch.setattr("refusal_lightning.models.ChatModel.bridge", _no_model)
+    config = str(finished / "config.yaml")
+    for stage in ("cache", "select", "evaluate"):
+        assert main([stage, "--config", config]) == 0
+    out = capsys.readouterr().out
+    assert "cache: nothing to do" in out
+    assert "select: nothing to compute" in out
+    assert "evaluate: nothing to compute" in out
+    assert _artifacts(finished) == before
+
+
+def _no_model(self, device):
+    raise AssertionError("the model was loaded")
+
+
+def test_other_thresholds_need_no_model(finished, tiny_llama_folder, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("refusal_lightning.models.ChatModel.bridge", _no_model)
+    config = str(finished / "config.yaml")
+    before = (finished / "runs" / "tiny" / "direction_metadata.json").read_text()
+    arguments = ["select", "--config", config, "--runs.root", str(tmp_path), "--select.mode", "staged"]
+    assert main([*arguments, "--select.prune_layers", "0.5"]) == 0
+    assert json.loads((tmp_path / "tiny" / "direction_metadata.json").read_text())["layer"] == 1
+    assert (finished / "runs" / "tiny" / "direction_metadata.json").read_text() == before
+
+
+def test_staged_selects_the_same(finished, tiny_llama_folder, data, tmp_path):
+    """With thresholds in the middle of the scores, computed afresh."""
+    rows = json.loads((finished / "runs" / "tiny" / "select_direction" / "direction_evaluations.json").read_text())
+    scored = [r for r in rows if r["layer"] in (1, 2)]
+    kl = float(np.quantile([r["kl_div_score"] for r in scored], 0.7))
+    induce = float(np.quantile([r["steering_score"] for r in scored], 0.3))
+    chosen = {}
+    for mode in ("exhaustive", "staged"):
+        folder = tmp_path / mode
+        folder.mkdir()
+        config = _config(
+            folder, tiny_llama_folder, data, select={"mode": mode, "kl_threshold": kl, "induce_threshold": induce}
+        )
+        assert main(["cache", "--config", config]) == 0
+        assert main(["select", "--config", config]) == 0
+        chosen[mode] = json.loads((folder / "runs" / "tiny" / "direction_metadata.json").read_text())
+        table = json.loads((folder / "runs" / "tiny" / "select_direction" / "direction_evaluations.json").read_text())
+        computed = sum(r["refusal_score"] is not None for r in table)
+        assert computed == len(rows) if mode == "exhaustive" else computed < len(scored)
+    assert chosen["staged"] == chosen["exhaustive"]
+
+
+# Run in a process of its own: the stage of the command line, killed by SIGKILL at the nth durable step, in its middle.
+KILLED = """
+import os, signal, sys
+from refusal_lightning.cli import main
+from refusal_lightning.store import ActivationStore
+from refusal_lightning.writers.journal import JournalWriter
+import torch
+torch.set_num_threads(1)
+left = int(sys.argv[1])
+
+def kill_midway(owner, name, half_of):
+    whole = getattr(owner, name)
+    def step(self, *args, **kwargs):
+        global left
+        left -= 1
+        if left:
+            return whole(self, *args, **kwargs)
+        half_of(self, *args, **kwargs)
+        os.kill(os.getpid(), signal.SIGKILL)
+    setattr(owner, name, step)
+
+def half_a_line(self, *args, **kwargs):
+    if self._file is not None:
+        self._file.write('{"kind": "bypass", "posi')
+        self._file.flush()
+
+kill_midway(ActivationStore, "write_shard", lambda self, *args: None)
+kill_midway(JournalWriter, "write_on_batch_end", half_a_line)
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("stage", "steps"), [("cache", (1, 4)), ("select", (3, 20)), ("evaluate", (2, 9))], ids=lambda v: str(v)
+)
+def test_killed_and_started_again(finished, tiny_llama_folder, data, tmp_path, stage, steps):
+    """SIGKILL twice in the middle of a stage; the next start ends with the same files."""
+    config = _config(tmp_path, tiny_llama_folder, data)
+    for earlier in ("cache", "select", "evaluate"):
+        if earlier == stage:
+            for step in steps:
+                command = [sys.executable, "-c", KILLED, str(step), stage, "--config", config]
+                done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+                assert done.returncode == -signal.SIGKILL, done.stderr
+        assert main([earlier, "--config", config]) == 0
+    assert _artifacts(tmp_path) == _artifacts(finished)
+    assert _arrays(tmp_path) == _arrays(finished)
+
+
+def _arrays(folder: Path) -> dict[str, bytes]:
+    """Every file of the store's activations and logits."""
+    (store,) = (folder / "store").glob("*.zarr")
+    names = ("resid_pre", "next_token_logits")
+    return {
+        str(p.relative_to(store)): p.read_bytes() for name in names for p in (store / name).rglob("*") if p.is_file()
+    }
+
+
+def _fails(capsys, *argv: str) -> str:
+    capsys.readouterr()
+    assert main(list(argv)) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_stages_out_of_order(tmp_path, tiny_llama_folder, data, capsys):
+    config = _config(tmp_path, tiny_llama_folder, data)
+    assert "run `cache`" in _fails(capsys, "select", "--config", config)
+    assert "run `select` first" in _fails(capsys, "evaluate", "--config", config)
+
+
+def test_mistakes_in_one_line(tmp_path, tiny_llama_folder, data, capsys):
+    config = _config(tmp_path, tiny_llama_folder, data)
+    cases = {
+        ("--model.name", str(tmp_path / "no-model")): "there is no folder",
+        ("--model.family", "lama"): "model.family 'lama' is not known",
+        ("--data.root", str(tmp_path / "no-data")): "does not exist",
+        ("--data.n_train", "25"): "has 24 rows",
+        ("--cache.batch_size", "-1"): "cache.batch_size is -1",
+        ("--cache.datasets", "[nothing]"): "dataset 'nothing'",
+        ("--trainer.extra", "{max_tokens: 3}"): "no argument max_tokens",
+    }
+    for arguments, message in cases.items():
+        assert message in _fails(capsys, "cache", "--config", config, *arguments)
+
+
+def test_unwritable_folders(tmp_path, tiny_llama_folder, data, capsys, finished):
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    config = _config(tmp_path, tiny_llama_folder, data)
+    message = _fails(capsys, "cache", "--config", config, "--store.root", str(blocked / "store"))
+    assert "is not a folder; choose another place for the store" in message
+    config = str(finished / "config.yaml")
+    assert "runs.root: cannot write" in _fails(capsys, "select", "--config", config, "--runs.root", str(blocked))
+
+
+def test_all_prompts_filtered_out(finished, capsys):
+    message = _fails(capsys, "select", "--config", str(finished / "config.yaml"), "--select.harmful_threshold", "1000")
+    assert "all prompts filtered out: none of 20 harmful_train prompts" in message
+    assert (finished / "runs" / "tiny" / "direction.pt").is_file()  # nothing that was there is lost
+
+
+def test_all_candidates_filtered_out(finished, tmp_path, capsys):
+    arguments = ["--runs.root", str(tmp_path), "--select.kl_threshold", "-1"]
+    message = _fails(capsys, "select", "--config", str(finished / "config.yaml"), *arguments)
+    assert "no direction selected: 0 of 16 candidates pass the filter" in message
+    assert "8 KL score too high" in message
+    run = tmp_path / "tiny"
+    assert len(json.loads((run / "select_direction" / "direction_evaluations.json").read_text())) == 16
+    assert "one change: kl_threshold" in (run / "select_direction" / "filter_report.txt").read_text()
+    assert not (run / "direction.pt").exists()
+
+
+def test_a_direction_of_another_model_is_refused(finished, tiny_folder, data, tmp_path, capsys):
+    config = str(finished / "config.yaml")
+    message = _fails(capsys, "evaluate", "--config", config, "--model.name", str(tiny_folder("qwen2")))
+    assert "was selected for another model" in message
+
+
+def test_the_report_escapes_what_it_shows(finished, tmp_path, capsys):
+    text = (finished / "runs" / "tiny" / "report.html").read_text()
+    assert "<script" not in text
+    assert "harmful_test" in text
+    # No instruction and no answer is in it.
+    for path in (finished / "runs" / "tiny" / "completions").glob("*_completions.json"):
+        for row in json.loads(path.read_text()):
+            assert row["prompt"] not in text
