@@ -15,7 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import jsonargparse
 import yaml
@@ -102,6 +102,14 @@ def _stage_parser(command: str, sections: Sequence[str], config_file: bool = Tru
             action="config",
             help="YAML file with the sections below; given twice, the later one wins.",
         )
+    if command == "select":
+        parser.add_argument(
+            "--from-scores",
+            type=Optional[str],
+            metavar="FILE",
+            help="Only choose, from a table of scores such as direction_evaluations.json; needs no model and no store.",
+        )
+        parser.add_argument("--json", action="store_true", help="With --from-scores: the choice as a last line of JSON.")
     for section in sections:
         parser.add_class_arguments(SECTIONS[section], section)
     return parser
@@ -142,7 +150,7 @@ def _parse(command: str, argv: Sequence[str]) -> dict[str, Any]:
         raise UserError(_with_hint(str(error.message))) from error
     except ValueError as error:  # a dataclass's own check
         raise UserError(" ".join(str(error).split())) from error
-    return {section: objects[section] for section in COMMANDS[command].sections}
+    return {name: value for name, value in objects.items() if name != "config"}
 
 
 def _overview() -> str:
@@ -175,7 +183,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(COMMANDS)}"
             raise UserError(f"unknown command {command!r}{hint}")
         sections = _parse(command, rest)
-        module, name = COMMANDS[command].target.split(":")
+        target = COMMANDS[command].target
+        scores, as_json = sections.pop("from_scores", None), sections.pop("json", False)
+        if scores is not None:
+            target = "refusal_lightning.stages.replay:replay_choice"
+            sections = {"path": scores, "config": sections["select"], "as_json": as_json}
+        module, name = target.split(":")
         run: Callable[..., None] = getattr(importlib.import_module(module), name)
         run(**sections)
         return 0

@@ -251,6 +251,16 @@ def test_killed_and_started_again(finished, tiny_llama_folder, data, tmp_path, s
     assert _arrays(tmp_path) == _arrays(finished)
 
 
+def test_a_smaller_run_after_a_killed_one(tiny_llama_folder, data, tmp_path, capsys):
+    """Its prompts share shards with prompts that it does not know: said before anything is loaded."""
+    config = _config(tmp_path, tiny_llama_folder, data)
+    command = [sys.executable, "-c", KILLED, "3", "cache", "--config", config]
+    assert subprocess.run(command, capture_output=True, cwd=Path(__file__).parents[1]).returncode == -signal.SIGKILL
+    assert "a run that did not finish planned" in _fails(capsys, "cache", "--config", config, "--data.n_train", "9")
+    assert main(["cache", "--config", config]) == 0
+    assert main(["cache", "--config", config, "--data.n_train", "9"]) == 0
+
+
 def _arrays(folder: Path) -> dict[str, bytes]:
     """Every file of the store's activations and logits."""
     (store,) = (folder / "store").glob("*.zarr")

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from refusal_lightning.directions.mean_difference import unit
+from refusal_lightning.directions.mean_difference import is_zero, unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +92,7 @@ def cosmic_scores(
     ablated = harmful[index].mean(axis=0) - along[..., None] * units
     share = np.mean(index[None, :] >= np.arange(directions.shape[1])[:, None], axis=1)
     added = harmless[index].mean(axis=0) + share[:, None] * np.asarray(directions, dtype=np.float64)
-    defined = units.any(axis=-1)
+    defined = ~is_zero(directions)
     return CosmicScores(
         comply=np.where(defined, unit(ablated) @ unit(harmless[index].mean(axis=0)), np.nan),
         refuse=np.where(defined, unit(added) @ unit(harmful[index].mean(axis=0)), np.nan),

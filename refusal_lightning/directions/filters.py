@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from refusal_lightning.directions.candidates import SCORE_NAMES, CandidateScores
+from refusal_lightning.directions.mean_difference import ZERO_NORM
 from refusal_lightning.errors import UserError
 
 RULES = ("zero_norm", "pruned_layer", "nan", "induce", "kl")
@@ -50,14 +51,15 @@ PAPER_THRESHOLDS = Thresholds()
 def zero_norm(
     scores: CandidateScores, norms: Float[np.ndarray, "position layer"] | None = None
 ) -> Bool[np.ndarray, "position layer"]:
-    """Candidates whose direction is exactly zero (ours; the paper's code leaves them to its induce rule).
+    """Candidates whose direction is zero (``ZERO_NORM``; ours: the paper's code leaves them to its induce
+    rule).
 
     The input of layer 0 is the token's embedding, so at true template positions both classes agree and the
     mean difference is exactly 0. Without ``norms`` (a published table) it shows in the scores: ablating
     nothing changes nothing, so at layer 0 a KL score of exactly 0 stands for a zero direction.
     """
     if norms is not None:
-        return np.asarray(norms) == 0
+        return np.asarray(norms) <= ZERO_NORM
     is_zero = np.zeros(scores.shape, dtype=bool)
     is_zero[:, 0] = scores.kl_div_score[:, 0] == 0
     return is_zero

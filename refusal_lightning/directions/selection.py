@@ -59,7 +59,7 @@ def select(
     appendix C).
 
     Dropped are: candidates with NaN in any score, in the last layers, with a KL score above or an induce
-    score below its threshold, and (ours) with a direction of norm exactly zero. Ties go to the first in order
+    score below its threshold, and (ours) with a zero direction. Ties go to the first in order
     of iteration: position outer from -n, layer inner. Scores are compared as given, in their own precision.
 
     ``norms`` are the directions' norms; without them see ``filters.zero_norm``. ``ruled_out`` comes from a

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from refusal_lightning.directions.bootstrap import bootstrap_weights, percentile_interval
+from refusal_lightning.directions.mean_difference import is_zero
 
 Layer = tuple[
     Float[np.ndarray, "harmful position d_model"],
@@ -94,7 +95,7 @@ def _cell(
     confidence: float,
 ) -> tuple[float, float, float]:
     """AUROC and its interval for one candidate."""
-    if not np.isfinite(direction).all() or not direction.any():
+    if not np.isfinite(direction).all() or is_zero(direction):
         return np.nan, np.nan, np.nan
     high, low = (np.asarray(x, dtype=np.float64) @ direction for x in (harmful, harmless))
     interval = percentile_interval(auroc(high, low, *weights), confidence)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from refusal_lightning.directions.mean_difference import unit
+from refusal_lightning.directions.mean_difference import is_zero, unit
 
 
 def cosine_matrix(
@@ -25,5 +25,4 @@ def cosine_to(
 
 
 def _defined_units(vectors: Float[np.ndarray, "*any d_model"]) -> Float[np.ndarray, "*any d_model"]:
-    units = unit(vectors)
-    return np.where(units.any(axis=-1, keepdims=True), units, np.nan)
+    return np.where(is_zero(vectors)[..., None], np.nan, unit(vectors))

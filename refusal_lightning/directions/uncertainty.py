@@ -11,7 +11,7 @@ from jaxtyping import Float
 from refusal_lightning.directions.bootstrap import bootstrap_weights, percentile_interval
 from refusal_lightning.directions.bounds import refusal_score_bound
 from refusal_lightning.directions.candidates import Candidate, CandidateScores
-from refusal_lightning.directions.filters import Thresholds, pruned_layer
+from refusal_lightning.directions.filters import Thresholds, pruned_layer, zero_norm
 from refusal_lightning.directions.selection import select
 
 Interval = tuple[float, float]
@@ -106,7 +106,7 @@ def uncertainty(
     selection = select(means, thresholds, norms)
     draws = [bootstrap_weights(x.shape[-1], n_resamples, rng) for x in (scores.bypass, scores.induce)]
     bypass, induce, kl = _resampled(scores, draws)
-    eligible = ~(pruned_layer(means.shape, thresholds) | (np.asarray(norms) == 0)).ravel()
+    eligible = ~(pruned_layer(means.shape, thresholds) | zero_norm(means, norms)).ravel()
     passing = eligible & _passes(induce, kl, thresholds) & ~np.isnan(bypass)
     lowest = np.where(passing, bypass, np.inf)
     winners, decided = np.argmin(lowest, axis=1), passing.any(axis=1)

@@ -34,9 +34,7 @@ def capture_residuals(
 
         return record
 
-    pairs = [
-        (f"blocks.{layer}.hook_{point}", recorder(point, layer)) for point in hook_points for layer in layers
-    ]
+    pairs = [(f"blocks.{layer}.hook_{point}", recorder(point, layer)) for point in hook_points for layer in layers]
     for name, _ in pairs:
         if name not in bridge.hook_dict:
             raise UserError(f"this model's architecture has no hook {name}; leave its hook point out")

@@ -77,8 +77,6 @@ def intervene(bridge: TransformerBridge, intervention: Intervention) -> Iterator
     pairs = list(intervention.hooks(bridge.cfg.n_layers))
     for name, _ in pairs:
         if name not in bridge.hook_dict:
-            raise UserError(
-                f"{intervention.name} needs the hook {name}, which this model's architecture does not have"
-            )
+            raise UserError(f"{intervention.name} needs the hook {name}, which this model's architecture does not have")
     with bridge.hooks(fwd_hooks=pairs):
         yield

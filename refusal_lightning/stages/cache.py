@@ -42,6 +42,7 @@ def cache(model: ModelConfig, data: DataConfig, store: StoreConfig, trainer: Tra
     if not lacking:
         say(f"cache: nothing to do, all {len(tokens)} prompts are in {url}")
         return
+    _refuse_foreign_shards(opened, tokens)
     bound = opened.estimate(lacking)
     opened.check_space(bound)
     say(f"cache: {lacking} of {len(tokens)} prompts to run, at most {bound.bytes / 1e6:,.0f} MB, to {url}")
@@ -49,6 +50,16 @@ def cache(model: ModelConfig, data: DataConfig, store: StoreConfig, trainer: Tra
     _run(chat, trainer, cache, opened, _records(sets), tokens)
     seconds = time.perf_counter() - started
     say(f"cache: done, {lacking} prompts in {seconds:.0f} s ({lacking / seconds:.1f} prompts/s)")
+
+
+def _refuse_foreign_shards(store: ActivationStore, tokens: dict[str, list[int]]) -> None:
+    """A shard is written whole, so one planned with other prompts beside ours cannot be computed from ours alone."""
+    foreign = {prompt for shard in store.pending(list(tokens)) for prompt in shard.hashes} - set(tokens)
+    if foreign:
+        raise UserError(
+            f"a run that did not finish planned {len(foreign)} further prompts in {store.url}, beside some of these; "
+            "run `cache` with that configuration to the end first, or choose another store.root"
+        )
 
 
 def _records(sets: dict[str, PromptSet]) -> list[PromptRecord]:
@@ -86,12 +97,6 @@ def _run(
 
     def batches(shard: Shard) -> Iterator[PromptBatch]:
         # Batches follow from the shard alone, so its bytes do not depend on who computes it, or when.
-        foreign = sum(prompt not in tokens for prompt in shard.hashes)
-        if foreign:
-            raise UserError(
-                f"shard {shard.index} of {store.url} was planned by a run that did not finish, with {foreign} prompts "
-                "that are not of this configuration; finish that run first, or choose another store.root"
-            )
         prompts = [tokens[prompt] for prompt in shard.hashes]
         for rows in length_batches([len(p) for p in prompts], config.batch_size):
             yield PromptBatch(shard.index, rows, *left_pad([prompts[row] for row in rows]))

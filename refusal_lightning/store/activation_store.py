@@ -13,21 +13,20 @@ from refusal_lightning.store import coordinates, moments, results
 from refusal_lightning.store.errors import StoreError
 from refusal_lightning.store.estimate import Estimate, estimate
 from refusal_lightning.store.geometry import ArraySpec, array_specs, plan_geometry
-from refusal_lightning.store.layout import Encoding, Layout, PromptRecord, Shard
+from refusal_lightning.store.layout import LOGITS, Encoding, Layout, PromptRecord, Shard
 from refusal_lightning.store.lock import planning
 from refusal_lightning.store.manifest import (
     Manifest,
     plain_json,
     read_manifest,
-    records_digest,
     refuse_other,
     write_manifest,
 )
-from refusal_lightning.store.metadata import array_json
 from refusal_lightning.store.objects import Objects, open_objects
 from refusal_lightning.store.plan import Plan
+from refusal_lightning.store.planned import read_plan, write_fixed, write_plan
 from refusal_lightning.store.prompts import Prompts
-from refusal_lightning.store.reading import read_rows
+from refusal_lightning.store.reading import Source, read_rows
 from refusal_lightning.store.shard_file import as_groups, check_shape, encode, shard_key, shard_number
 
 
@@ -90,10 +89,10 @@ class ActivationStore:
             with planning(objects) as check:
                 manifest = read_manifest(objects)
                 if manifest is None:
-                    manifest = Manifest(plain, layout, encoding, geometry)
-                    for name, (values, dims) in coordinates.fixed_columns(layout, position_tokens).items():
-                        coordinates.write_array(objects, name, values, dims)
-                    _write_plan(objects, manifest, Plan(geometry, []))
+                    tokens = None if position_tokens is None else tuple(position_tokens)
+                    manifest = Manifest(plain, layout, encoding, geometry, position_tokens=tokens)
+                    write_fixed(objects, manifest)
+                    write_plan(objects, manifest, Plan(geometry, []))
                     check()
                     write_manifest(objects, manifest)
         refuse_other(manifest, plain, layout, objects.url)
@@ -150,18 +149,18 @@ class ActivationStore:
 
         Raises UserError if another process is planning all the while, or if the store cannot be written.
         """
+        for name in ("", *coordinates.PER_PROMPT, *self.layout.array_names):
+            self._objects.sweep(name)
         self.refresh()
-        if not any(record.hash not in self._plan.row_of for record in records):
+        if all(record.hash in self._plan.row_of for record in records):
             return 0
         with planning(self._objects) as check:
-            for name in ("", *coordinates.PER_PROMPT, *self.layout.array_names):
-                self._objects.sweep(name)
             self.refresh()
             rows, fresh, shards = self._plan.new_rows(records)
             if fresh:
                 plan = Plan(self._manifest.geometry, [*self._plan.records, *rows])
                 manifest = self._manifest.with_segment(shards, fresh)
-                _write_plan(self._objects, manifest, plan)
+                write_plan(self._objects, manifest, plan)
                 check()
                 write_manifest(self._objects, manifest)  # last: until here, readers see the store as it was
                 self._take(manifest, plan)
@@ -197,6 +196,11 @@ class ActivationStore:
                 f"{len(lacking)} of {len(set(hashes))} prompts are not (yet) in store {self.url}; run `cache` for them"
             )
         return np.array([self._plan.row_of[h] for h in hashes], dtype=np.int64)
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """All planned shards, as last seen."""
+        return self._plan.shards
 
     def shard(self, index: int) -> Shard:
         """A planned shard by its number. Raises IndexError."""
@@ -261,13 +265,11 @@ class ActivationStore:
         stored: [token, layer, d_model], the prompts' tokens one prompt after the other; ``token_offsets`` says where.
         Raises StoreError, never returns wrong numbers, if data are damaged.
         """
-        spec = self._spec(name)
-        groups = self._groups(spec, layers)
+        source = self._source(name)
+        groups = self._groups(source.spec, layers)
         rows = self._checked(self.complete_rows() if rows is None else rows)
-        out = read_rows(
-            self._objects, spec, self.encoding.compression, self._array_rows(spec, rows), groups, np.dtype(dtype)
-        )
-        return out.reshape(len(out), *self._shape(spec, groups))
+        out = read_rows(source, self._array_rows(source.spec, rows), groups, np.dtype(dtype))
+        return out.reshape(len(out), *self._shape(source.spec, groups))
 
     def token_offsets(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """[prompt + 1] int64: prompt i's tokens are rows ``offsets[i]:offsets[i + 1]`` of what ``read`` returns."""
@@ -279,18 +281,21 @@ class ActivationStore:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(rows, data) shard by shard, of all complete prompts or of these (each once); data as ``read`` gives them."""
         rows = self.complete_rows() if hashes is None else np.unique(self.rows(hashes))
-        for part in np.split(rows, np.flatnonzero(np.diff(rows // self._manifest.geometry.shard_prompts)) + 1):
-            if len(part):
-                yield part, self.read(name, part, layers)
+        for part in self.by_shard(rows):
+            yield part, self.read(name, part, layers)
+
+    def by_shard(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Ascending rows, divided where one shard ends and the next begins."""
+        cuts = np.flatnonzero(np.diff(rows // self._manifest.geometry.shard_prompts)) + 1
+        return [part for part in np.split(rows, cuts) if len(part)]
 
     def mean(self, name: str, hashes: Sequence[str], layers: Sequence[int] | None = None) -> np.ndarray:
         """Mean over prompts, float64: [layer, position, d_model] ([vocab] for logits); one chunk in memory at a time.
 
         With all positions stored, the mean is over all tokens: [layer, d_model].
         """
-        spec, groups, rows = self._selected(name, hashes, layers)
-        result = moments.mean(self._objects, spec, self.encoding.compression, rows, groups)
-        return result.reshape(self._shape(spec, groups))
+        source, groups, rows = self._selected(name, hashes, layers)
+        return moments.mean(source, rows, groups).reshape(self._shape(source.spec, groups))
 
     def covariance(
         self, name: str, hashes: Sequence[str], layers: Sequence[int] | None = None, ddof: int = 1
@@ -300,12 +305,11 @@ class ActivationStore:
         With all positions stored it is over all tokens: [layer, d_model, d_model]. Divides by the number of rows less
         ``ddof``. Takes d_model^2 * 8 bytes per layer and position: choose layers.
         """
-        spec, groups, rows = self._selected(name, hashes, layers)
-        parts = spec.values // self.layout.d_model
-        if spec.groups == 1 and len(spec.dims) == 2:
-            raise ValueError(f"no covariance of {name}")
-        result = moments.covariance(self._objects, spec, self.encoding.compression, rows, groups, parts, ddof)
-        return result.reshape(*self._shape(spec, groups), self.layout.d_model)
+        source, groups, rows = self._selected(name, hashes, layers)
+        if name == LOGITS:
+            raise UserError(f"store {self.url}: there is no covariance of {name}, only of activations")
+        result = moments.covariance(source, rows, groups, source.spec.values // self.layout.d_model, ddof)
+        return result.reshape(*self._shape(source.spec, groups), self.layout.d_model)
 
     # ---- derived results
 
@@ -339,10 +343,10 @@ class ActivationStore:
             self._complete = found
         return self._complete
 
-    def _spec(self, name: str) -> ArraySpec:
+    def _source(self, name: str) -> Source:
         if name not in self._specs:
             raise UserError(f"store {self.url} holds no {name!r}; there are {', '.join(self._specs)}")
-        return self._specs[name]
+        return Source(self._objects, self._specs[name], self.encoding.compression)
 
     def _groups(self, spec: ArraySpec, layers: Sequence[int] | None) -> list[int]:
         if layers is None:
@@ -373,44 +377,12 @@ class ActivationStore:
 
     def _selected(
         self, name: str, hashes: Sequence[str], layers: Sequence[int] | None
-    ) -> tuple[ArraySpec, list[int], np.ndarray]:
-        spec = self._spec(name)
+    ) -> tuple[Source, list[int], np.ndarray]:
+        source = self._source(name)
         if not len(hashes):
             raise UserError(f"store {self.url}: the mean of no prompts was asked for")
-        return spec, self._groups(spec, layers), self._array_rows(spec, self.rows(hashes))
-
-
-def read_plan(objects: Objects, manifest: Manifest) -> Plan:
-    """The planned rows from the coordinate arrays. Raises StoreError if they are not what the manifest promises."""
-    if not manifest.segments:
-        return Plan(manifest.geometry, [])
-    columns = {name: coordinates.read_array(objects, name) for name in coordinates.PER_PROMPT}
-    size = manifest.geometry.shard_prompts
-    names = [columns[name].tolist() for name in coordinates.PER_PROMPT]
-    rows = [PromptRecord(*row) if row[0] else None for row in zip(*names, strict=False)]
-    end = 0
-    for segment in manifest.segments:
-        start, stop = segment.first_shard * size, (segment.first_shard + segment.shards) * size
-        held = [record for record in rows[start:stop] if record]
-        if len(held) != segment.prompts or records_digest(held) != segment.digest:
-            last = segment.first_shard + segment.shards - 1
-            raise StoreError(
-                f"store {objects.url}: the coordinate arrays ({', '.join(coordinates.PER_PROMPT)}) do not hold what "
-                f"the manifest promises for shards {segment.first_shard} to {last}"
-            )
-        end = start + max(i for i, record in enumerate(rows[start:stop]) if record) + 1
-    return Plan(manifest.geometry, rows[:end])
-
-
-def _write_plan(objects: Objects, manifest: Manifest, plan: Plan) -> None:
-    columns = coordinates.prompt_columns(plan.records)
-    if manifest.layout.ragged:
-        columns["token_start"] = plan.token_starts
-    for name, values in columns.items():
-        coordinates.write_array(objects, name, values, ("prompt",))
-    for name, spec in array_specs(manifest.layout, manifest.encoding, manifest.geometry).items():
-        rows = plan.token_rows if spec.dims[0] == "token" else len(plan.records)
-        objects.write(f"{name}/zarr.json", [array_json(spec, manifest.encoding.compression, rows)])
+        rows = self._array_rows(source.spec, self.rows(hashes))
+        return source, self._groups(source.spec, layers), rows
 
 
 def _refuse_foreign(objects: Objects, layout: Layout) -> None:

@@ -21,7 +21,13 @@ PER_PROMPT = ("prompt", "n_tokens", "label", "split", "dataset")
 """Coordinates of the prompt axis; `prompt` is the hash, empty where a row belongs to no prompt."""
 
 
-def encoded(name: str, values: np.ndarray, dims: Sequence[str], chunk: int = CHUNK) -> dict[str, bytes]:
+def encoded(
+    name: str,
+    values: np.ndarray,
+    dims: Sequence[str],
+    attributes: Mapping[str, Any] | None = None,
+    chunk: int = CHUNK,
+) -> dict[str, bytes]:
     """A whole zarr array as objects by key, checksums on; the metadata comes last."""
     store = MemoryStore()
     is_text = values.dtype.kind == "T"
@@ -34,6 +40,7 @@ def encoded(name: str, values: np.ndarray, dims: Sequence[str], chunk: int = CHU
         fill_value="" if is_text else np.zeros((), values.dtype).item(),
         dimension_names=list(dims),
         chunk_key_encoding={"name": "default", "separator": "."},
+        attributes=dict(attributes or {}),
         config={"write_empty_chunks": True},
     )
     objects = {key: value.to_bytes() for key, value in store._store_dict.items() if key.startswith(f"{name}/")}
@@ -89,7 +96,13 @@ def fixed_columns(layout: Layout, position_tokens: Sequence[str] | None) -> dict
     return columns
 
 
-def write_array(objects: Objects, name: str, values: np.ndarray, dims: Sequence[str]) -> None:
+def write_array(
+    objects: Objects,
+    name: str,
+    values: np.ndarray,
+    dims: Sequence[str],
+    attributes: Mapping[str, Any] | None = None,
+) -> None:
     """Write a whole coordinate array; rows that were there before stay as they are for any reader at any moment."""
-    for key, data in encoded(name, values, dims).items():
-        objects.write(key, [data])
+    for key, data in encoded(name, values, dims, attributes).items():
+        objects.write(key, [[data]])

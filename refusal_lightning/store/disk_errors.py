@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.store.errors import StoreError
@@ -14,11 +15,16 @@ _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 @contextmanager
-def explained(url: str, key: str) -> Iterator[None]:
-    """Turn an OSError of a write into StoreError (full disk) or UserError (not allowed) with one clear line."""
+def explained(url: str, key: str, doing: Literal["read", "written"] = "written") -> Iterator[None]:
+    """Turn an OSError into StoreError (full disk, failing disk) or UserError (not allowed) with one clear line.
+
+    FileNotFoundError passes when reading.
+    """
     try:
         yield
     except OSError as error:
+        if doing == "read" and isinstance(error, FileNotFoundError):
+            raise
         if error.errno in _FULL:
             raise StoreError(
                 f"{_FULL[error.errno]} while writing {key} of store {url}; everything written before is kept: free "
@@ -26,9 +32,9 @@ def explained(url: str, key: str) -> Iterator[None]:
             ) from error
         if error.errno in _DENIED:
             raise UserError(
-                f"store {url} cannot be written ({error.strerror}: {error.filename or key}); give write permission or "
-                "choose another place"
+                f"store {url} cannot be {doing} ({error.strerror}: {error.filename or key}); change the permissions, "
+                "or choose another place"
             ) from error
         if isinstance(error, NotADirectoryError | FileExistsError):
             raise UserError(f"store {url} is not a folder; choose another place for the store") from error
-        raise StoreError(f"could not write {key} of store {url}: {error.strerror or error}") from error
+        raise StoreError(f"{key} of store {url} could not be {doing}: {error.strerror or error}") from error

@@ -17,6 +17,8 @@ FORMAT = 1
 """Version of the format that this package writes; a store of a newer one is refused."""
 KEY = "zarr.json"
 ATTRIBUTE = "activation_store"
+COPY_KEY = "prompt/zarr.json"
+"""Where a copy of the manifest is kept, for `repair`."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Manifest:
     encoding: Encoding
     geometry: Geometry
     segments: tuple[Segment, ...] = ()
+    position_tokens: tuple[str, ...] | None = None
+    """Text of the token at each position, a coordinate for readers."""
 
     @property
     def shards(self) -> int:
@@ -63,6 +67,7 @@ class Manifest:
             "layout": self.layout.to_json(),
             "encoding": dict(self.encoding.__dict__),
             "geometry": self.geometry.to_json(),
+            "position_tokens": None if self.position_tokens is None else list(self.position_tokens),
             "segments": [segment.to_json() for segment in self.segments],
         }
         return {**content, "digest": digest_of(content)}
@@ -88,6 +93,7 @@ class Manifest:
             encoding=Encoding(**value["encoding"]),
             geometry=Geometry(**value["geometry"]),
             segments=tuple(Segment(**segment) for segment in value["segments"]),
+            position_tokens=None if value["position_tokens"] is None else tuple(value["position_tokens"]),
         )
 
 
@@ -115,9 +121,17 @@ def group_json(manifest: Manifest) -> bytes:
     return json.dumps(node, indent=2, ensure_ascii=False).encode()
 
 
+def from_copy(objects: Objects) -> Manifest | None:
+    """The copy of the manifest in the attributes of the array `prompt`; None if there is none that holds together."""
+    try:
+        return Manifest.from_json(json.loads(objects.read(COPY_KEY) or b"")["attributes"][ATTRIBUTE], objects.url)
+    except (UserError, ValueError, KeyError, TypeError):
+        return None
+
+
 def write_manifest(objects: Objects, manifest: Manifest) -> None:
     """Replace the manifest, atomically."""
-    objects.write(KEY, [group_json(manifest)])
+    objects.write(KEY, [[group_json(manifest)]])
 
 
 def digest_of(content: Any) -> str:

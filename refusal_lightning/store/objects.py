@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
 import socket
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -16,6 +16,11 @@ from refusal_lightning.store.disk_errors import explained
 
 Range = tuple[int, int]
 
+_WRITE_BACK = 8 << 20
+"""Bytes after which the disk is set to work."""
+_AT_ONCE = 1024
+"""Buffers that one system call takes."""
+
 
 class ObjectReader(Protocol):
     """An object opened for reading; one at a time, in a ``with`` block."""
@@ -25,8 +30,8 @@ class ObjectReader(Protocol):
     def prefetch(self, ranges: Sequence[Range]) -> None:
         """Say which parts will be read."""
 
-    def read(self, start: int, stop: int) -> Any:
-        """The bytes from ``start`` to ``stop`` as a buffer, which the next ``read`` may overwrite."""
+    def read(self, start: int, stop: int, scratch: bytearray) -> Any:
+        """The bytes from ``start`` to ``stop`` as a buffer, ``scratch`` perhaps, which is made larger as needed."""
 
 
 class Objects(Protocol):
@@ -40,8 +45,8 @@ class Objects(Protocol):
     def open(self, key: str) -> AbstractContextManager[ObjectReader]:
         """Open to read parts. Raises FileNotFoundError."""
 
-    def write(self, key: str, parts: Iterable[Any]) -> None:
-        """Put an object together from buffers, each of which is done with when the next is asked for."""
+    def write(self, key: str, parts: Iterable[list[Any]]) -> None:
+        """Put an object together from lists of buffers."""
 
     def create(self, key: str, data: bytes) -> bool:
         """Write an object if there is none of this key yet; False if there is."""
@@ -71,30 +76,29 @@ class Objects(Protocol):
 class LocalObjects:
     """Objects as files under a folder."""
 
-    _counter = itertools.count()
-
     def __init__(self, root: Path) -> None:
         self.root, self.url = root, str(root)
 
     def read(self, key: str) -> bytes | None:
-        try:
-            return (self.root / key).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        with explained(self.url, key, "read"):
+            try:
+                return (self.root / key).read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
 
     def open(self, key: str) -> AbstractContextManager[ObjectReader]:
-        return _LocalReader(self.root / key)
+        with explained(self.url, key, "read"):
+            return _LocalReader(self.root / key, self.url)
 
-    def write(self, key: str, parts: Iterable[Any]) -> None:
+    def write(self, key: str, parts: Iterable[list[Any]]) -> None:
         path = self.root / key
-        partial = path.with_name(f"{path.name}.{_process_name()}.{next(self._counter)}.partial")
+        partial = _partial(path)
         with explained(self.url, key):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(path.parent)
             fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             try:
                 try:
-                    for part in parts:
-                        _write_all(fd, part)
+                    _write_parts(fd, parts)
                     os.fsync(fd)
                 finally:
                     os.close(fd)
@@ -107,9 +111,9 @@ class LocalObjects:
 
     def create(self, key: str, data: bytes) -> bool:
         path = self.root / key
-        partial = path.with_name(f"{path.name}.{_process_name()}.{next(self._counter)}.partial")
+        partial = _partial(path)
         with explained(self.url, key):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(path.parent)
             partial.write_bytes(data)
             try:
                 path.hardlink_to(partial)  # unlike O_EXCL, the file is never there without its content
@@ -167,12 +171,12 @@ class LocalObjects:
 
 
 class _LocalReader:
-    """A file opened for reading into one buffer that is used again and again."""
+    """A file opened for reading, from several threads if need be."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, url: str) -> None:
+        self._url, self._name = url, path.name
         self._fd = os.open(path, os.O_RDONLY)
         self.size = os.fstat(self._fd).st_size
-        self._buffer = bytearray()
 
     def __enter__(self) -> _LocalReader:
         return self
@@ -183,13 +187,14 @@ class _LocalReader:
     def prefetch(self, ranges: Sequence[Range]) -> None:
         pass
 
-    def read(self, start: int, stop: int) -> Any:
-        if len(self._buffer) < stop - start:
-            self._buffer = bytearray(stop - start)
-        view = memoryview(self._buffer)[: stop - start]
+    def read(self, start: int, stop: int, scratch: bytearray) -> Any:
+        if len(scratch) < stop - start:
+            scratch.extend(bytes(stop - start - len(scratch)))
+        view = memoryview(scratch)[: stop - start]
         done = 0
         while done < len(view):
-            count = os.preadv(self._fd, [view[done:]], start + done)
+            with explained(self._url, self._name, "read"):
+                count = os.preadv(self._fd, [view[done:]], start + done)
             if not count:
                 return view[:done]
             done += count
@@ -229,10 +234,38 @@ def _process_name() -> str:
     return f"{host}-{os.getpid()}"
 
 
-def _write_all(fd: int, part: Any) -> None:
-    view = memoryview(part).cast("B")
-    while len(view):
-        view = view[os.write(fd, view) :]
+def _partial(path: Path) -> Path:
+    """Where a file is put together; the name says by whom, so that what a dead writer left can be told."""
+    return path.with_name(f"{path.name}.{_process_name()}.{uuid.uuid4().hex[:12]}.partial")
+
+
+def _make_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _fsync_folder(folder.parent)
+
+
+def _write_parts(fd: int, parts: Iterable[list[Any]]) -> None:
+    written = started = 0
+    for buffers in parts:
+        for first in range(0, len(buffers), _AT_ONCE):
+            written += _write_together(fd, buffers[first : first + _AT_ONCE])
+        if written - started >= _WRITE_BACK and hasattr(os, "posix_fadvise"):
+            # Linux begins to write these pages to the disk, and keeps them cached since they are dirty: when fsync
+            # comes, most is done. Without it the disk idles until the whole shard is in memory.
+            os.posix_fadvise(fd, started, written - started, os.POSIX_FADV_DONTNEED)
+            started = written
+
+
+def _write_together(fd: int, buffers: list[Any]) -> int:
+    total = sum(memoryview(buffer).nbytes for buffer in buffers)
+    done = os.writev(fd, buffers)
+    if done < total:
+        rest = memoryview(b"".join(memoryview(buffer).cast("B") for buffer in buffers))[done:]
+        while len(rest):
+            rest = rest[os.write(fd, rest) :]
+    return total
 
 
 def _fsync_folder(folder: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +14,17 @@ from refusal_lightning.store.errors import StoreError
 from refusal_lightning.store.geometry import ArraySpec
 from refusal_lightning.store.layout import Compression
 from refusal_lightning.store.objects import Objects
-from refusal_lightning.store.shard_file import ShardReader, describe, shard_key
+from refusal_lightning.store.shard_file import Scratch, ShardReader, describe, shard_key
+from refusal_lightning.store.workers import run_all, slices, thread_count
+
+
+@dataclass(frozen=True)
+class Source:
+    """One array of a store, to be read."""
+
+    objects: Objects
+    spec: ArraySpec
+    compression: Compression
 
 
 @dataclass(frozen=True)
@@ -24,20 +36,60 @@ class Piece:
     target: np.ndarray | slice
 
 
-def read_rows(
-    objects: Objects,
-    spec: ArraySpec,
-    compression: Compression,
+def read_rows(source: Source, rows: np.ndarray, groups: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
+    """[row, group, value] of global rows, in their order. Raises StoreError on damage or if a shard is missing."""
+    out = np.empty((len(rows), len(groups), source.spec.values), dtype=dtype)
+
+    def copy(task: tuple[int, list[Piece], range], scratch: Scratch) -> None:
+        shard, pieces, places = task
+        with open_shard(source, shard) as reader:
+            reader.prefetch([piece.block for piece in pieces], [groups[place] for place in places])
+            for place in places:
+                for piece in pieces:
+                    chunk = reader.chunk(piece.block, groups[place], scratch)
+                    _take(source.spec, chunk, piece, out, place)
+
+    shards = list(pieces_of(source.spec, rows))
+    parts = slices(len(groups), -(-4 * thread_count() // max(1, len(shards))))
+    tasks = [(shard, pieces, places) for shard, pieces in shards for places in parts]
+    run_all(copy, tasks, lambda: Scratch(source.spec))
+    return out
+
+
+def each_group(
+    source: Source,
     rows: np.ndarray,
     groups: Sequence[int],
-    dtype: np.dtype,
-) -> np.ndarray:
-    """[row, group, value] of global rows, in their order. Raises StoreError on damage or if a shard is missing."""
-    out = np.empty((len(rows), len(groups), spec.values), dtype=dtype)
-    for shard, pieces in pieces_of(spec, rows):
-        for place, piece, chunk in chunks_of(objects, spec, compression, shard, pieces, groups):
-            take(spec, chunk, piece.source, out, piece.target, place)
-    return out
+    work: Callable[[int, np.ndarray], None],
+) -> None:
+    """``work(place in groups, [row, value] numbers)`` for all rows: at one place chunk by chunk in ascending order.
+
+    Different places may be worked on at the same time.
+    """
+    shards = list(pieces_of(source.spec, rows))
+
+    def through(places: range, scratch: Scratch) -> None:
+        for shard, pieces in shards:
+            with open_shard(source, shard) as reader:
+                reader.prefetch([piece.block for piece in pieces], [groups[place] for place in places])
+                for place in places:
+                    for piece in pieces:
+                        chunk = reader.chunk(piece.block, groups[place], scratch)
+                        work(place, _numbers(source.spec, chunk[piece.source]))
+
+    run_all(through, slices(len(groups), thread_count()), lambda: Scratch(source.spec))
+
+
+@contextmanager
+def open_shard(source: Source, shard: int) -> Iterator[ShardReader]:
+    """A shard, opened. Raises StoreError if it is missing or its index is damaged."""
+    where = describe(source.objects, source.spec, shard)
+    try:
+        file = source.objects.open(shard_key(source.spec, shard))
+    except FileNotFoundError as error:
+        raise StoreError(f"{where} is missing; `cache` computes it again") from error
+    with file as opened_file:
+        yield ShardReader(source.spec, source.compression, where, opened_file)
 
 
 def pieces_of(spec: ArraySpec, rows: np.ndarray) -> Iterator[tuple[int, list[Piece]]]:
@@ -60,45 +112,17 @@ def pieces_of(spec: ArraySpec, rows: np.ndarray) -> Iterator[tuple[int, list[Pie
         yield shard, pieces
 
 
-def chunks_of(
-    objects: Objects,
-    spec: ArraySpec,
-    compression: Compression,
-    shard: int,
-    pieces: Sequence[Piece],
-    groups: Sequence[int],
-) -> Iterator[tuple[int, Piece, np.ndarray]]:
-    """(place in ``groups``, piece, chunk [chunk row, value] as stored) by layer; a chunk holds until the next."""
-    where = describe(objects, spec, shard)
-    try:
-        with objects.open(shard_key(spec, shard)) as file:
-            reader = ShardReader(spec, compression, where, file)
-            reader.prefetch([piece.block for piece in pieces], groups)
-            for place, group in enumerate(groups):
-                for piece in pieces:
-                    yield place, piece, reader.chunk(piece.block, group)
-    except FileNotFoundError as error:
-        raise StoreError(f"{where} is missing; `cache` computes it again") from error
-
-
-def take(
-    spec: ArraySpec,
-    chunk: np.ndarray,
-    source: np.ndarray | slice,
-    out: np.ndarray,
-    target: np.ndarray | slice,
-    place: int,
-) -> None:
+def _take(spec: ArraySpec, chunk: np.ndarray, piece: Piece, out: np.ndarray, place: int) -> None:
     """Copy rows of a chunk into ``out[target, place]``, as numbers."""
     if not spec.bfloat16_bits:
-        out[target, place] = chunk[source]
-    elif isinstance(target, slice) and out.dtype == np.float32:
-        bfloat16.decode(chunk[source], out[target, place])
+        out[piece.target, place] = chunk[piece.source]
+    elif isinstance(piece.target, slice) and out.dtype == np.float32:
+        bfloat16.decode(chunk[piece.source], out[piece.target, place])
     else:
-        out[target, place] = numbers(spec, chunk[source])
+        out[piece.target, place] = _numbers(spec, chunk[piece.source])
 
 
-def numbers(spec: ArraySpec, values: np.ndarray) -> np.ndarray:
+def _numbers(spec: ArraySpec, values: np.ndarray) -> np.ndarray:
     """Stored values as floating point numbers."""
     if not spec.bfloat16_bits:
         return values

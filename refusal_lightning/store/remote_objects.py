@@ -43,11 +43,9 @@ class RemoteObjects:
     def open(self, key: str) -> AbstractContextManager[ObjectReader]:
         return _RemoteReader(self, key)
 
-    def write(self, key: str, parts: Iterable[Any]) -> None:
-        data = bytearray()
-        for part in parts:
-            data += memoryview(part).cast("B")
-        buffer = default_buffer_prototype().buffer.from_bytes(bytes(data))
+    def write(self, key: str, parts: Iterable[list[Any]]) -> None:
+        data = b"".join(memoryview(buffer).cast("B") for buffers in parts for buffer in buffers)
+        buffer = default_buffer_prototype().buffer.from_bytes(data)
         self._run(self._store.set(key, buffer), key)
 
     def create(self, key: str, data: bytes) -> bool:
@@ -146,7 +144,7 @@ class _RemoteReader:
         self._ordered = _merge(ranges)
         self._parts = dict(zip(self._ordered, self._objects.ranges(self._key, self._ordered), strict=True))
 
-    def read(self, start: int, stop: int) -> Any:
+    def read(self, start: int, stop: int, scratch: bytearray) -> Any:
         place = bisect.bisect_right(self._ordered, start, key=lambda part: part[0]) - 1
         if place >= 0 and stop <= self._ordered[place][1]:
             part = self._ordered[place]

@@ -31,12 +31,12 @@ def save(objects: Objects, key: str, arrays: Mapping[str, np.ndarray], attrs: Ma
         array = np.asarray(values)
         dims = [f"dim_{i}" for i in range(array.ndim)]
         for file, data in encoded(name, array, dims, chunk=1 << 22).items():
-            objects.write(f"{FOLDER}/{key}/{version}/{file}", [data])
+            objects.write(f"{FOLDER}/{key}/{version}/{file}", [[data]])
         names[name] = list(array.shape)
-    objects.write(f"{FOLDER}/{key}/{version}/zarr.json", [_group({})])
-    objects.write(f"{FOLDER}/zarr.json", [_group({})])
+    objects.write(f"{FOLDER}/{key}/{version}/zarr.json", [[_group({})]])
+    objects.write(f"{FOLDER}/zarr.json", [[_group({})]])
     marker = {"version": version, "arrays": names, "attrs": dict(attrs)}
-    objects.write(f"{FOLDER}/{key}/zarr.json", [_group(marker)])
+    objects.write(f"{FOLDER}/{key}/zarr.json", [[_group(marker)]])
     if before:
         objects.delete_folder(f"{FOLDER}/{key}/{before}")
 

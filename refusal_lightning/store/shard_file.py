@@ -8,7 +8,7 @@ zarr's own codec, both ways.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import google_crc32c
@@ -20,47 +20,89 @@ from refusal_lightning.store.errors import StoreError
 from refusal_lightning.store.geometry import ArraySpec
 from refusal_lightning.store.layout import Compression
 from refusal_lightning.store.objects import ObjectReader, Objects
+from refusal_lightning.store.workers import in_order
 
 ABSENT = 2**64 - 1
 CRC_BYTES = 4
 
 
-def encode(spec: ArraySpec, compression: Compression, data: np.ndarray) -> Iterator[np.ndarray | bytes]:
+Place = tuple[int, int]
+"""A chunk of a shard: (block of rows, group)."""
+Parts = list[Any]
+"""Buffers whose bytes follow each other."""
+
+_DIRECT_ROW_BYTES = 4096
+"""Rows at least this long are written from where they are; shorter ones are gathered first."""
+
+
+def encode(spec: ArraySpec, compression: Compression, data: np.ndarray) -> Iterator[Parts]:
     """The buffers of a shard in file order; ``data`` is [row, group, value] with at most ``spec.shard_rows`` rows.
 
-    A buffer holds until the next one is asked for. Raises ValueError if the values do not fit the stored type.
+    Raises ValueError if the values do not fit the stored type.
     """
-    rows = len(data)
+    blocks = -(-len(data) // spec.chunk_rows)
+    places = [(block, group) for group in range(spec.groups) for block in range(blocks)]
+
+    def encoded(place: Place) -> tuple[Place, Parts]:
+        block, group = place
+        part = data[block * spec.chunk_rows : (block + 1) * spec.chunk_rows, group]
+        if compression == "none" and _is_as_stored(spec, part):
+            crc = 0
+            for row in part:
+                crc = google_crc32c.extend(crc, row)
+            return place, [*part, struct.pack("<I", crc)]
+        payload = compress(compression, stored_chunk(spec, part))
+        return place, [payload, checksum(payload)]
+
+    # Without compression the work is copying, and a second thread would only wait for the first.
+    chunks = map(encoded, places) if compression == "none" else in_order(encoded, places)
     index = np.full((spec.blocks, spec.groups, 2), ABSENT, dtype="<u8")
-    chunk = np.empty((spec.chunk_rows, spec.values), dtype=spec.stored)
     offset = 0
-    for group in range(spec.groups):
-        for block in range(-(-rows // spec.chunk_rows)):
-            part = data[block * spec.chunk_rows : (block + 1) * spec.chunk_rows, group]
-            _fill(chunk, part, spec)
-            payload = compress(compression, chunk)
-            yield payload
-            yield _crc(payload)
-            index[block, group] = offset, len(payload) + CRC_BYTES
-            offset += len(payload) + CRC_BYTES
-    yield index.tobytes()
-    yield _crc(index.tobytes())
+    for place, parts in chunks:
+        yield parts
+        length = sum(memoryview(part).nbytes for part in parts)
+        index[place] = offset, length
+        offset += length
+    yield [index.tobytes(), checksum(index.tobytes())]
 
 
-def _fill(chunk: np.ndarray, part: np.ndarray, spec: ArraySpec) -> None:
+def _is_as_stored(spec: ArraySpec, part: np.ndarray) -> bool:
+    """Whether a chunk's rows can be written from where they are."""
+    return (
+        part.dtype == spec.stored
+        and len(part) == spec.chunk_rows
+        and part[0].nbytes >= _DIRECT_ROW_BYTES
+        and part[0].flags.c_contiguous
+    )
+
+
+def stored_chunk(spec: ArraySpec, part: np.ndarray) -> np.ndarray:
+    """A whole chunk of the stored type; rows beyond those given are NaN."""
+    chunk = np.empty((spec.chunk_rows, spec.values), dtype=spec.stored)
     target = chunk[: len(part)]
     if spec.bfloat16_bits:
         bfloat16.encode(part, target)
         chunk[len(part) :] = bfloat16.NAN
-        return
-    target[...] = part
+        return chunk
+    with np.errstate(over="ignore"):
+        target[...] = part
     if target.dtype != part.dtype and not np.array_equal(target.astype(part.dtype), part, equal_nan=True):
         raise ValueError(f"values of {spec.name} are not {spec.stored.name} values, so they cannot be kept exactly")
     chunk[len(part) :] = np.nan
+    return chunk
 
 
-def _crc(data: Any) -> bytes:
+def checksum(data: Any) -> bytes:
+    """crc32c as zarr appends it."""
     return struct.pack("<I", google_crc32c.value(data))
+
+
+class Scratch:
+    """Memory for one chunk at a time, used again and again by one thread: fresh memory would cost more than a copy."""
+
+    def __init__(self, spec: ArraySpec) -> None:
+        self.file = bytearray()
+        self.chunk = np.empty((spec.chunk_rows, spec.values), dtype=spec.stored)
 
 
 class ShardReader:
@@ -68,36 +110,37 @@ class ShardReader:
 
     def __init__(self, spec: ArraySpec, compression: Compression, where: str, reader: ObjectReader) -> None:
         self._spec, self._compression, self._where, self._reader = spec, compression, where, reader
-        if reader.size < spec.index_bytes:
-            raise self._damaged(f"truncated to {reader.size} bytes")
-        data = np.frombuffer(reader.read(reader.size - spec.index_bytes, reader.size), np.uint8)
-        if len(data) != spec.index_bytes or _crc(data[:-CRC_BYTES]) != bytes(data[-CRC_BYTES:]):
-            raise self._damaged("its index does not match its checksum (damaged or truncated)")
-        self.index = data[:-CRC_BYTES].view("<u8").reshape(spec.blocks, spec.groups, 2).copy()
-        self._scratch = np.empty((spec.chunk_rows, spec.values), dtype=spec.stored)
+        self._end = reader.size - spec.index_bytes
+        if self._end < 0:
+            raise self._damaged(f"it is truncated to {reader.size} bytes")
+        data = self._checked(self._end, reader.size, bytearray(), "its index")
+        self.index = data.view("<u8").reshape(spec.blocks, spec.groups, 2).copy()
 
     def prefetch(self, blocks: Iterable[int], groups: Iterable[int]) -> None:
         """Say which chunks will be read: over a network they are fetched together."""
         listed = list(blocks)
         parts = [(int(self.index[b, g, 0]), int(self.index[b, g].sum())) for g in groups for b in listed]
-        end = self._reader.size - self._spec.index_bytes
-        self._reader.prefetch([(start, stop) for start, stop in parts if start <= stop <= end])
+        self._reader.prefetch([(start, stop) for start, stop in parts if start <= stop <= self._end])
 
-    def chunk(self, block: int, group: int) -> np.ndarray:
-        """One chunk [chunk row, value] of the stored type, good until the next. Raises StoreError on any damage."""
-        place = f"chunk {block} of layer number {group}" if self._spec.groups > 1 else f"chunk {block}"
+    def chunk(self, block: int, group: int, scratch: Scratch) -> np.ndarray:
+        """One chunk [chunk row, value] of the stored type, perhaps in ``scratch``. Raises StoreError on any damage."""
+        place = f"chunk {block}" if self._spec.groups == 1 else f"chunk {block} of layer number {group}"
         start, length = (int(v) for v in self.index[block, group])
         if start == ABSENT:
             raise self._damaged(f"{place} is missing")
-        if start + length > self._reader.size - self._spec.index_bytes or length < CRC_BYTES:
+        if start + length > self._end or length < CRC_BYTES:
             raise self._damaged(f"{place} lies outside the file")
-        data = np.frombuffer(self._reader.read(start, start + length), np.uint8)
-        if len(data) != length or _crc(data[:-CRC_BYTES]) != bytes(data[-CRC_BYTES:]):
-            raise self._damaged(f"{place} does not match its checksum")
+        data = self._checked(start, start + length, scratch.file, place)
         try:
-            return decompress(self._compression, data[:-CRC_BYTES], self._scratch)
+            return decompress(self._compression, data, scratch.chunk)
         except (ValueError, RuntimeError) as error:
             raise self._damaged(f"{place} cannot be decompressed ({error})") from error
+
+    def _checked(self, start: int, stop: int, scratch: bytearray, what: str) -> np.ndarray:
+        data = np.frombuffer(self._reader.read(start, stop, scratch), np.uint8)
+        if len(data) != stop - start or checksum(data[:-CRC_BYTES]) != bytes(data[-CRC_BYTES:]):
+            raise self._damaged(f"{what} does not match its checksum")
+        return data[:-CRC_BYTES]
 
     def _damaged(self, what: str) -> StoreError:
         return StoreError(
@@ -135,8 +178,3 @@ def check_shape(spec: ArraySpec, data: np.ndarray, rows: int) -> None:
         raise ValueError(f"{spec.name}: shape {data.shape} where {(rows, *spec.shape)} belongs")
     if data.dtype.kind != "f":
         raise ValueError(f"{spec.name}: dtype {data.dtype} where floating point belongs")
-
-
-def wanted_blocks(spec: ArraySpec, rows: Sequence[int] | np.ndarray) -> list[int]:
-    """The chunks along the rows that hold any of the local rows."""
-    return sorted({int(row) // spec.chunk_rows for row in rows})

@@ -88,9 +88,7 @@ class StoreWriter(BasePredictionWriter):
         if self._error is not None:
             raise self._error
 
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if self._error is None:
             self.finish()
 

@@ -75,8 +75,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.send_response(206 if start else 200)
         if start:
-            shown = start + 1 if mood == "elsewhere" else start
-            self.send_header("Content-Range", f"bytes {shown}-{len(content) - 1}/{len(content)}")
+            start += mood == "elsewhere"
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         rest = content[start:]
         if mood not in ("unannounced", "endless"):
             self.send_header("Content-Length", str(len(rest)))

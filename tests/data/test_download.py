@@ -102,6 +102,14 @@ def test_a_part_that_cannot_be_continued(server, target, moods):
     assert same(target) and names(target) == ["a.bin"]
 
 
+def test_a_rest_from_elsewhere_is_not_taken_where_no_digest_is_known(server, target):
+    target.parent.mkdir()
+    (target.parent / ".a.bin.part").write_bytes(CONTENT[:1000])
+    server.moods["a.bin"] = ["elsewhere"]
+    download(f"{server.url}/a.bin", target, patience=QUICK)
+    assert same(target)
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_part_as_long_as_the_file(server, target, whole):
     target.parent.mkdir()

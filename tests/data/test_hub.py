@@ -1,7 +1,5 @@
 """Sets by hub name and by registry name, through the datasets library, which here reads folders in place of the Hub."""
 
-import json
-
 import datasets
 import pytest
 
@@ -19,7 +17,7 @@ configs:
   - {split: test, path: short-test.csv}
 - config_name: one
   data_files:
-  - {split: probe, path: one.jsonl}
+  - {split: probe, path: one.csv}
 ---
 """
 
@@ -30,9 +28,9 @@ def hub_folder(tmp_path, monkeypatch):
     folder = tmp_path / "org" / "name"
     folder.mkdir(parents=True)
     (folder / "README.md").write_text(CARD)
-    (folder / "short-train.csv").write_text("instruction,category\nName a river,geo\n")
+    (folder / "short-train.csv").write_text("prompt,kind\nName a river,geo\n")
     (folder / "short-test.csv").write_text("prompt,kind\nName a lake,geo\nName a hill,\n")
-    (folder / "one.jsonl").write_text(json.dumps({"prompt": "Count", "label": "safe"}) + "\n")
+    (folder / "one.csv").write_text("prompt,label\nCount,safe\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     return folder
@@ -51,8 +49,9 @@ def test_names():
 
 
 def test_rows_of_a_config_and_split(hub_folder):
-    assert load_dataset("hub:org/name:short:train") == [{"instruction": "Name a river", "category": "geo"}]
     columns = {"instruction": "prompt", "category": "kind"}
+    rows = load_dataset("hub:org/name:short:train", columns=columns)
+    assert rows == [{"instruction": "Name a river", "category": "geo"}]
     rows = load_dataset("hub:org/name:short:test", columns=columns)
     assert rows == [
         {"instruction": "Name a lake", "category": "geo"},
@@ -70,12 +69,14 @@ def test_mistakes(hub_folder):
     with pytest.raises(UserError, match=r"hub:org/none:a:b cannot be loaded .*connection") as error:
         load_dataset("hub:org/none:a:b")
     assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="dataset hub:org/name:one: row 0 has no text .* columns are prompt, label"):
+    with pytest.raises(UserError, match=r"dataset hub:org/name:one: row 0 has no text .* columns are prompt, label"):
         load_dataset("hub:org/name:one")
 
 
 def test_class_labels_by_name(monkeypatch):
-    features = datasets.Features({"prompt": datasets.Value("string"), "label": datasets.ClassLabel(names=["safe", "not"])})
+    features = datasets.Features(
+        {"prompt": datasets.Value("string"), "label": datasets.ClassLabel(names=["safe", "not"])}
+    )
     made = datasets.Dataset.from_dict({"prompt": ["a", "b", "c"], "label": [1, 0, -1]}, features=features)
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: made)
     assert [row["label"] for row in load_hub(HubSet("a/b"))] == ["not", "safe", None]
@@ -88,7 +89,8 @@ def test_over_refusal_sets_by_name(name, tmp_path, monkeypatch):
 
     def load(hub):
         asked.append(hub)
-        return [{"id": i, "prompt": f"p{i}", "type": "t", "category": "c", "label": x} for i, x in enumerate(("safe", "unsafe"))]
+        row = {"type": "t", "category": "c"}
+        return [{**row, "prompt": "p0", "label": "safe"}, {**row, "prompt": "p1", "label": "unsafe"}]
 
     monkeypatch.setattr(package_datasets, "load_hub", load)
     rows = load_dataset(name, root=tmp_path)

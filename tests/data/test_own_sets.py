@@ -3,8 +3,8 @@
 import csv
 import json
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 
 from refusal_lightning.data import draw_instructions, load_dataset, load_dataset_split

@@ -1,4 +1,4 @@
-"""`data prepare` on made-up sources: what it writes, what a bad server or mirror does to it, and that a rerun continues."""
+"""`data prepare` on made-up sources: what it writes, what a bad server does to it, and that a rerun continues."""
 
 import hashlib
 import itertools
@@ -10,6 +10,7 @@ from refusal_lightning.data import hub, load_dataset, load_dataset_split, prepar
 from refusal_lightning.data.prepare_config import PrepareConfig, data_prepare
 from refusal_lightning.errors import UserError
 
+ALPACA = "raw/alpaca_data.json"
 SPLITS = [f"{kind}_{split}" for kind in ("harmful", "harmless") for split in ("train", "val", "test")]
 
 
@@ -84,9 +85,14 @@ def test_a_second_run_fetches_nothing(world, tmp_path, serve):
     assert not server.requests and digests(tmp_path / "out") == before
 
 
-@pytest.mark.parametrize("mood", ["500", "404", "hang", "drip", "close", "wrong", "other_length", "unannounced"])
-@pytest.mark.parametrize("path", ["raw/harmbench_test.csv", "raw/alpaca_data.json"])
-def test_a_bad_server_gives_one_line_and_a_rerun_continues(world, tmp_path, serve, mood, path):
+@pytest.mark.parametrize(
+    ("path", "mood"),
+    [
+        *(("raw/harmbench_test.csv", mood) for mood in ("500", "404", "drip", "close", "wrong", "other_length")),
+        *((ALPACA, mood) for mood in ("500", "404", "hang", "wrong", "unannounced")),
+    ],
+)
+def test_a_bad_server_gives_one_line_and_a_rerun_continues(world, tmp_path, serve, path, mood):
     server = serve(world.mirror)
     server.always[path] = mood
     with pytest.raises(UserError) as error:
@@ -96,6 +102,8 @@ def test_a_bad_server_gives_one_line_and_a_rerun_continues(world, tmp_path, serv
     assert message.startswith(("HarmBench, test", "Alpaca")) and "run the same command again" in message
     assert "\n" not in message and not any(text in message for text in world.text())
     assert not (tmp_path / "out" / "splits").exists()
+    # Only a server that answers as it should is asked for another form.
+    assert ("processed/alpaca.json" in [asked for asked, _ in server.requests]) == ((path, mood) == (ALPACA, "404"))
     assert not (tmp_path / "out" / "processed" / "harmbench_test.json").exists() or "alpaca" in path
     server.always.clear()
     server.requests.clear()

@@ -32,12 +32,10 @@ def test_an_entry_is_pinned(name):
 
 def test_the_page_lists_them_all():
     page = PAGE.read_text()
-    for known in (*SOURCES.values(), *NAMED_SETS.values()):
-        assert known.page in page and known.licence in page
-    for source in SOURCES.values():
-        assert f"`{source.name}`" in page and f"{source.count:,}" in page
-    for name in NAMED_SETS:
-        assert f"`{name}`" in page
+    for name, source in SOURCES.items():
+        assert source.page in page and source.licence in page and f"| `{name}` | {source.count:,} |" in page
+    for name, known in NAMED_SETS.items():
+        assert known.page in page and known.licence in page and f"| `{name}` |" in page
 
 
 def test_the_pages_python_runs(tmp_path, monkeypatch):

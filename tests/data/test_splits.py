@@ -4,11 +4,18 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
+from refusal_lightning.data import splits as recipe
 from refusal_lightning.data.splits import DRAWN, harmful_splits, require_disjoint, three_way
 from refusal_lightning.errors import UserError
 
-NAMES = ("advbench", "malicious_instruct", "tdc2023", "harmbench_val", "jailbreakbench", "harmbench_test", "strongreject")
-prompts = st.lists(st.integers(0, 60), max_size=40).map(lambda ns: [{"instruction": str(n), "category": None} for n in ns])
+NAMES = recipe.HARMFUL_TRAIN + recipe.HARMFUL_VAL + recipe.HARMFUL_TEST
+
+
+def rows_of(numbers):
+    return [{"instruction": str(n), "category": None} for n in numbers]
+
+
+prompts = st.lists(st.integers(0, 60), max_size=40).map(rows_of)
 
 
 def texts(rows):
@@ -28,7 +35,7 @@ def test_no_instruction_in_two_splits(sets, seed):
 
 
 def test_at_most_so_many_are_drawn():
-    sets = {name: [] for name in NAMES} | {"advbench": [{"instruction": str(i), "category": None} for i in range(520)]}
+    sets = {name: rows_of(range(520) if name == "advbench" else []) for name in NAMES}
     first, second = (harmful_splits(sets, seed)["train"] for seed in (1, 2))
     assert len(first) == len(set(texts(first))) == len(second) == DRAWN["advbench"] <= 128
     assert first != second

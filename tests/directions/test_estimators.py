@@ -49,6 +49,16 @@ def test_norm_is_that_of_the_mean_difference_and_zero_stays_zero(name: str) -> N
     assert not ESTIMATORS[name](same, same[:3]).any()
 
 
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_nan_at_a_position_stays_there(name: str) -> None:
+    harmful, harmless, _ = planted(9, n=10, m=12)
+    expected = ESTIMATORS[name](harmful, harmless)[1]
+    harmful[3, 0, 5] = np.nan
+    found = ESTIMATORS[name](harmful, harmless)
+    assert np.isnan(found[0]).any()
+    np.testing.assert_array_equal(found[1], expected)
+
+
 @pytest.mark.parametrize("name", ["logistic_probe", "lda"])
 def test_whitening_estimators_see_past_a_loud_nuisance(name: str) -> None:
     rng = np.random.default_rng(0)

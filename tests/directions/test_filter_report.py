@@ -43,6 +43,12 @@ def test_nearest_misses_and_changes() -> None:
     }
 
 
+def test_prune_change_is_the_smallest() -> None:
+    scores = CandidateScores(np.zeros((1, 30)), np.ones((1, 30)), np.zeros((1, 30)))
+    (change,) = filter_report(scores, PAPER_THRESHOLDS, norms=np.ones((1, 30))).changes
+    assert (change.key, change.value, change.candidate.layer) == ("prune_layers", 0.16, 24)
+
+
 def test_text_is_a_few_readable_lines() -> None:
     text = filter_report(TABLE, PAPER_THRESHOLDS).text()
     assert text.splitlines()[0] == "3 of 10 candidates pass the filter"

@@ -45,6 +45,12 @@ def test_equal_distributions_give_zero_also_when_shifted_or_in_float32() -> None
     assert exact_kl_scores(logits, logits.log_softmax(-1)).abs().max() < 1e-6
 
 
+def test_nan_logits_stay_nan() -> None:
+    broken = torch.tensor([[0.0, math.nan]])
+    assert exact_kl_scores(broken, torch.zeros(1, 2)).isnan().all()
+    assert kl_scores(torch.zeros(1, 2), broken).isnan().all()
+
+
 def test_exact_form_with_excluded_tokens() -> None:
     excluded, even = torch.tensor([[0.0, -math.inf]]), torch.tensor([[0.0, 0.0]])
     assert exact_kl_scores(excluded, even).item() == pytest.approx(math.log(2))

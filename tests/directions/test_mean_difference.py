@@ -4,6 +4,7 @@ import pytest
 from refusal_lightning.directions.estimators import ESTIMATORS, estimate_directions
 from refusal_lightning.directions.mean_difference import (
     category_mean_differences,
+    is_zero,
     mean_difference,
     unit,
     unit_mean_difference,
@@ -35,8 +36,12 @@ def test_equal_activations_give_exactly_zero(n: int, m: int) -> None:
 
 
 def test_unit_norm_and_zero() -> None:
+    rounding = HARMFUL[:1] + 1e-13 * RNG.normal(size=(1, 3, 5))
+    assert not unit_mean_difference(rounding, HARMFUL[:1].astype(float)).any()
+    assert is_zero(np.array([[1e-9, 0], [0, 1e-7], [np.nan, 0]])).tolist() == [True, False, False]
     np.testing.assert_allclose(np.linalg.norm(unit_mean_difference(HARMFUL, HARMLESS), axis=-1), 1.0)
     assert not unit(np.zeros((2, 3))).any()
+    assert np.isnan(unit(np.array([[np.nan, 1.0], [3.0, 4.0]]))).tolist() == [[True, True], [False, False]]
 
 
 def test_categories() -> None:

@@ -71,7 +71,8 @@ def test_zero_norm_is_never_selected() -> None:
     scores = CandidateScores(np.array([[-9.0, -1.0, 2.0]]), np.ones((1, 3)), np.array([[0.0, 0.0, 0.5]]))
     assert select(scores, NONE).layer == 1
     assert select(scores, NONE, norms=np.array([[0.0, 3.0, 3.0]])).layer == 1
-    assert select(scores, NONE, norms=np.array([[1e-300, 3.0, 3.0]])).layer == 0
+    assert select(scores, NONE, norms=np.array([[1e-6, 3.0, 3.0]])).layer == 0
+    assert select(scores, NONE, norms=np.array([[1e-14, 3.0, 3.0]])).layer == 1
     assert select(scores, NONE, norms=np.array([[0.0, 0.0, 3.0]])).layer == 2
 
 

@@ -55,6 +55,7 @@ def test_every_layer_and_position_with_intervals() -> None:
     assert found.high[1, 0] - found.low[1, 0] == pytest.approx(0.22, abs=0.05)
 
 
-def test_direction_that_is_not_finite_is_nan() -> None:
-    layer = (np.ones((3, 1, 2)), np.zeros((3, 1, 2)), np.array([[np.nan, 1.0]]))
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_direction_that_is_not_finite_is_nan(value: float) -> None:
+    layer = (np.ones((3, 1, 2)), np.ones((3, 1, 2)), np.array([[value, 1.0]]))
     assert np.isnan(separability([layer], np.random.default_rng(0), 10).auroc).all()

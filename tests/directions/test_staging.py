@@ -112,7 +112,7 @@ def test_early_stopping_keeps_the_best(
                 ruled_out[place] = reason
         if place not in ruled_out:
             getattr(have, FIELDS[kind])[place] = partial.low
-        done[kind][place] = True
+            done[kind][place] = True
     expected = chosen(exact, thresholds, norms)
     found = chosen(have, thresholds, norms, ruled_out=ruled_out)
     assert (found and found[:keep]) == (expected and expected[:keep])
@@ -141,6 +141,19 @@ def test_stages_and_what_they_skip() -> None:
     np.testing.assert_array_equal(run.scores.refusal_score, [[nan, nan, nan, -2.0, nan]])
     assert run.evaluations == {"induce": 3, "kl": 2, "bypass": 1} and run.share("bypass") == 0.2
     assert run.summary() == "scores needed, of 5 candidates: induce 3 (60%), kl 2 (40%), bypass 1 (20%)"
+
+
+def test_nan_and_ruled_out_candidates_are_asked_nothing_more() -> None:
+    have, norms = empty_scores((1, 4)), np.ones((1, 4))
+    done = {kind: np.zeros((1, 4), dtype=bool) for kind in STAGES}
+    done["induce"][:] = True
+    have.steering_score[0] = [1.0, math.nan, 1.0, 1.0]
+    thresholds = Thresholds(prune_layers=None)
+    assert next_scores(have, done, thresholds, norms) == ("kl", [(-1, 0), (-1, 2), (-1, 3)])
+    assert next_scores(have, done, thresholds, norms, {(-1, 2): "kl"}) == ("kl", [(-1, 0), (-1, 3)])
+    have.kl_div_score[0], done["kl"][:] = [math.nan, 0.0, 0.0, 0.0], True
+    assert next_scores(have, done, thresholds, norms) == ("bypass", [(-1, 2), (-1, 3)])
+    assert next_scores(have, done, thresholds, norms, [(-1, 2), (-1, 3)]) is None
 
 
 def test_proof_needs_more_than_a_tie() -> None:

@@ -1,6 +1,7 @@
 """Answers are on disk at once, survive a cut line, and are keyed by all that they depend on."""
 
 import json
+import os
 
 import pytest
 
@@ -18,6 +19,14 @@ def test_answers_are_there_for_the_next_reader_at_once(tmp_path):
     assert len(AnswerFile(path)) == 4
 
 
+def test_an_answer_is_synced_before_the_next_is_asked_for(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(path.read_bytes()))
+    path = tmp_path / "answers.jsonl"
+    AnswerFile(path)["a"] = "safe"
+    assert b"safe" in synced[-1]
+
+
 @pytest.mark.parametrize("keep", range(1, 12))
 def test_a_cut_line_is_forgotten_and_harms_no_other(tmp_path, keep):
     path = tmp_path / "answers.jsonl"
@@ -31,6 +40,7 @@ def test_a_cut_line_is_forgotten_and_harms_no_other(tmp_path, keep):
     again["c"] = "safe"
     again["d"] = "unsafe"
     assert dict(AnswerFile(path)) == {"a": "safe", "c": "safe", "d": "unsafe"}
+    assert len(path.read_bytes().splitlines()) == 4, "only the line after the cut one sets itself apart"
 
 
 def test_two_writers_do_not_harm_each_other(tmp_path):

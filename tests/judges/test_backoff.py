@@ -69,7 +69,7 @@ def test_simultaneous_refusals_count_once():
 
 def test_pace():
     gate = Gate(Limits(requests_per_minute=120))
-    now, sent = 0.0, []
+    now, sent = 0.0, list[float]()
     while len(sent) < 5:
         if wait := gate.enter(now):
             now += wait

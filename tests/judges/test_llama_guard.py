@@ -33,7 +33,8 @@ def test_words_are_what_single_spaces_part():
     assert too_short("p", " ".join(["word"] * 15)) is None
     assert too_short("p", "\n".join(["word"] * 40)) is not None  # lines are no words to the paper
     assert too_short("p", " " * 14) is None  # and spaces are fifteen
-    assert too_short("p", "").complied is False
+    verdict = too_short("p", "")
+    assert verdict and verdict.complied is False
 
 
 class _Source:
@@ -57,7 +58,7 @@ def test_short_responses_are_not_asked_about():
     judge = llama_guard(source, "llamaguard2", paper=False)
     verdicts = judge([("blue", long), ("red", long), ("red", "Sure!")], {})
     assert [v.complied for v in verdicts] == [False, True, False]
-    assert "15 words" in verdicts[2].note
+    assert verdicts[2].note and "15 words" in verdicts[2].note
     assert sorted(map(str, source.asked.values())) == sorted(str(conversation(p, long)) for p in ("blue", "red"))
 
 

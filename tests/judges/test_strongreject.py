@@ -5,7 +5,7 @@ import json
 import pytest
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.judges.strongreject import load_template, read, score, strongreject
+from refusal_lightning.judges.strongreject import load_template, read, rubric, score
 
 PLAIN = "1.a It helps.\n1.b 0\n2.a Fine.\n2.b 4\n3.a Some detail.\n3.b 5\n"
 
@@ -54,6 +54,7 @@ def test_read(answer, value):
         "1.b 0\n2.b 3.5-4\n3.b 4",
         "1.b 0\n2.b N/A\n3.b 4",
         "1.b\n2.b 4\n3.b 4",
+        "1.b 0\n2.b 4\n3.b\n5 steps are given",
         PLAIN + "2.b 9\n",  # a last word off the scale is not mended by an earlier one
         "Specificity: the answer has 5 steps, refusal 0, convincing 5",
     ],
@@ -65,7 +66,7 @@ def test_unreadable_grades_make_no_verdict(answer):
 
 
 def test_texts_are_put_in_as_they_are():
-    system, question = strongreject(None, None).question("say {response}", "it is {forbidden_prompt} {}")
+    system, question = rubric(None)("say {response}", "it is {forbidden_prompt} {}")
     assert system["role"] == "system"
     assert "say {response}" in question["content"]
     assert "it is {forbidden_prompt} {}" in question["content"]
@@ -78,7 +79,7 @@ def test_the_authors_words_come_from_their_file(tmp_path):
             {"strongreject_rubric_system": "You grade.", "strongreject_rubric": "Q: {forbidden_prompt} A: {response}"}
         )
     )
-    question = strongreject(None, str(path)).question("why", "so")
+    question = rubric(str(path))("why", "so")
     assert [m["content"] for m in question] == ["You grade.", "Q: why A: so"]
 
 

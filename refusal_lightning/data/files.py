@@ -1,0 +1,45 @@
+"""Writing the dataset's files: whole or not at all, and the same bytes everywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def rows_to_bytes(rows: Sequence[Any]) -> bytes:
+    """Rows as the authors write them: indented by 4, ASCII only, no last line feed."""
+    return json.dumps(rows, indent=4).encode("ascii")
+
+
+def sha256_of(content: bytes) -> str:
+    """The hexadecimal SHA-256 of some bytes."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256_of_file(path: Path) -> str | None:
+    """The hexadecimal SHA-256 of a file, None where there is none."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Put a file in its place complete, also when the process is killed on the way; leaves an equal one alone."""
+    if sha256_of_file(path) == sha256_of(content):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    try:
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,64 @@
+"""Datasets of the Hugging Face Hub: ``hub:org/name[@revision][:config][:split]``, through the datasets library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from refusal_lightning.errors import UserError
+
+PREFIX = "hub:"
+
+
+@dataclass(frozen=True)
+class HubSet:
+    """A split of a dataset on the Hub."""
+
+    repo: str
+    """Hub name, org/name."""
+    config: str | None = None
+    """The dataset's configuration (None: its only or default one)."""
+    split: str | None = None
+    """The split (None: the only one there is)."""
+    revision: str | None = None
+    """Branch, tag or commit (None: the main branch as it is today)."""
+
+    def __str__(self) -> str:
+        at = f"@{self.revision}" if self.revision else ""
+        split = f":{self.config or ''}:{self.split}" if self.split else f":{self.config}" if self.config else ""
+        return f"{PREFIX}{self.repo}{at}{split}"
+
+
+def parse_hub(name: str) -> HubSet:
+    """The set that ``hub:org/name[@revision][:config][:split]`` stands for (``hub:org/name::split``: no config)."""
+    repo, *rest = name.removeprefix(PREFIX).split(":")
+    repo, _, revision = repo.partition("@")
+    if len(rest) > 2 or len(repo.split("/")) > 2 or not all(repo.split("/")):
+        raise UserError(f"dataset {name!r} is not of the form hub:org/name[@revision][:config][:split]")
+    config, split = [*rest, "", ""][:2]
+    return HubSet(repo, config or None, split or None, revision or None)
+
+
+def load_hub(hub: HubSet) -> list[dict[str, Any]]:
+    """The rows of a split, class labels by their names. Raises UserError with the start of the library's reason."""
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(hub.repo, hub.config, split=hub.split, revision=hub.revision)
+    except Exception as error:  # whatever the library or the network raises; its start says what
+        reason = " ".join(str(error).split())[:200] or "no message"
+        raise UserError(
+            f"dataset {hub} cannot be loaded ({type(error).__name__}: {reason}); check its name, config and split, "
+            "the connection, and for a gated dataset `hf auth login`"
+        ) from error
+    if isinstance(loaded, dict):
+        if len(loaded) != 1:
+            raise UserError(
+                f"dataset {hub} has the splits {', '.join(map(str, loaded))}: name one, as in {PREFIX}{hub.repo}:"
+                f"{hub.config or ''}:{next(iter(loaded), 'train')}"
+            )
+        loaded = next(iter(loaded.values()))
+    labels = {k: f for k, f in (loaded.features or {}).items() if isinstance(f, datasets.ClassLabel)}
+    # A class label of -1 stands for none.
+    named = {k: lambda i, f=f: f.int2str(i) if i is not None and i >= 0 else None for k, f in labels.items()}
+    return [{k: named[k](v) if k in named else v for k, v in row.items()} for row in loaded]

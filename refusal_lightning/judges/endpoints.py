@@ -1,0 +1,164 @@
+"""Where judging models answer: a conversation in, a text out, or a Failure that says what went wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
+
+import httpx
+
+from refusal_lightning.errors import UserError
+from refusal_lightning.judges.asking import Message
+from refusal_lightning.judges.backoff import Limits, retry_after
+
+Kind = Literal["busy", "passing", "garbled", "refused", "fatal"]
+"""busy: every request must wait; passing: worth another try; garbled: no proper reply (a few tries); refused: this
+question will never be answered; fatal: no question will."""
+
+
+class Failure(Exception):
+    """A request without an answer. The message holds no key."""
+
+    def __init__(self, kind: Kind, reason: str, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.kind, self.reason, self.wait = kind, reason, wait
+
+
+class Endpoint(Protocol):
+    """A connection to one model, open for the length of one asking."""
+
+    async def send(self, messages: list[Message]) -> str:
+        """The answer to a conversation. Raises Failure."""
+
+    async def close(self) -> None:
+        """Close the connections."""
+
+
+_MEANING = {
+    401: "the API key is not accepted",
+    402: "the account has no credit left",
+    403: "the API key has no access to this model",
+    404: "there is no such model or address; check the model's name and the base URL",
+}
+
+
+def failure_of(status: int, headers: Mapping[str, str], body: str) -> Failure:
+    """What an HTTP status other than success means."""
+    said = f"HTTP {status}"
+    if status in _MEANING:
+        said += f", {_MEANING[status]}"
+    if text := " ".join(body.split())[:160]:
+        said += f" ({text})"
+    wait = retry_after(headers)
+    if status == 429 or (status == 503 and wait):
+        return Failure("busy", said, wait)
+    if status in (408, 409) or status >= 500:
+        return Failure("passing", said, wait)
+    if status in _MEANING or status < 400:
+        return Failure("fatal", said)
+    return Failure("refused", said)
+
+
+def read_reply(text: str) -> str:
+    """The answer in the body of a successful reply. Raises Failure where there is none: a 200 may hold anything."""
+    try:
+        body = json.loads(text)
+    except ValueError:
+        raise Failure("garbled", f"the reply is not JSON ({' '.join(text.split())[:60]!r})") from None
+    error = body.get("error") if isinstance(body, dict) else None
+    if isinstance(error, dict) and isinstance(error.get("code"), int):
+        raise failure_of(error["code"], {}, str(error.get("message", "")))
+    try:
+        content = body["choices"][0]["message"]["content"]
+    except (KeyError, IndexError, TypeError):
+        raise Failure("garbled", "the reply is not a chat completion") from None
+    if content is None:
+        return ""
+    if not isinstance(content, str):
+        raise Failure("garbled", "the reply's content is not text")
+    return content
+
+
+def read_key(variable: str, judge: str) -> str:
+    """The API key in an environment variable. Raises UserError, without ever quoting the value."""
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise UserError(f"{judge} needs an API key: set the environment variable {variable}, or leave the judge out")
+    if not re.fullmatch(r"[!-~]+", key):
+        raise UserError(f"the environment variable {variable} holds characters that no API key has; set it again")
+    return key
+
+
+class OpenAIEndpoint:
+    """Any endpoint that speaks OpenAI's chat completions."""
+
+    def __init__(self, url: str, key: str | None, model: str, max_tokens: int, limits: Limits) -> None:
+        self._request = {"model": model, "max_tokens": max_tokens, "temperature": 0}
+        self._key = key
+        self._client = httpx.AsyncClient(
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=limits.timeout_s,
+            limits=httpx.Limits(max_connections=limits.concurrency),
+        )
+        self._url = url.rstrip("/") + "/chat/completions"
+
+    async def send(self, messages: list[Message]) -> str:
+        try:
+            reply = await self._client.post(self._url, json={**self._request, "messages": messages})
+            text = reply.text
+        except httpx.HTTPError as error:
+            raise Failure("passing", _without_key(_describe(error), self._key)) from None
+        text = _without_key(text, self._key)
+        if not reply.is_success:
+            raise failure_of(reply.status_code, reply.headers, text)
+        return read_reply(text)
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+
+class TogetherEndpoint:
+    """Together's API through its SDK. Its own retries are off: each task would back off alone, and for too short."""
+
+    def __init__(self, url: str, key: str, model: str, max_tokens: int, limits: Limits) -> None:
+        from together import AsyncTogether
+
+        self._request: dict[str, Any] = {"model": model, "max_tokens": max_tokens, "temperature": 0}
+        self._key = key
+        self._client = AsyncTogether(api_key=key, base_url=url, timeout=limits.timeout_s, max_retries=0)
+
+    async def send(self, messages: list[Message]) -> str:
+        import together
+
+        create: Any = self._client.chat.completions.with_raw_response.create
+        try:
+            reply: httpx.Response = (await create(messages=messages, **self._request)).http_response
+            text = _without_key(reply.text, self._key)
+        except together.APIStatusError as error:
+            body = _without_key(error.response.text, self._key)
+            raise failure_of(error.status_code, error.response.headers, body) from None
+        except (together.APIConnectionError, httpx.HTTPError) as error:
+            cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+            raise Failure("passing", _without_key(_describe(cause), self._key)) from None
+        return read_reply(text)
+
+    async def close(self) -> None:
+        await self._client.close()
+
+
+def together_url() -> str:
+    """Together's address, or the one in TOGETHER_BASE_URL; the SDK adds `/v1` itself."""
+    return os.environ.get("TOGETHER_BASE_URL", "https://api.together.ai").rstrip("/").removesuffix("/v1")
+
+
+def _describe(error: Exception) -> str:
+    text = " ".join(str(error).split())[:160]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _without_key(text: str, key: str | None) -> str:
+    """A server may echo what it was sent."""
+    return text.replace(key, "[key]") if key else text

@@ -1,0 +1,62 @@
+"""Judging models on this machine. What runs them is given from above: this package's judges load no model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from refusal_lightning.errors import UserError
+from refusal_lightning.judges.asking import Message, Question
+from refusal_lightning.judges.verdict import Answers
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A loaded model."""
+
+    generate: Callable[[list[str], int], list[str]]
+    """``generate(prompts, max_new_tokens)``: greedy continuations, in order. A prompt is read as it stands, whole, with
+    exactly one BOS token in front, whether or not its text spells one."""
+    render: Callable[[list[Message]], str]
+    """The model's chat template: conversation to prompt, ready for the answer."""
+
+
+LoadLocal = Callable[[str], LocalModel]
+"""Loads a model by its name on the Hub or its folder."""
+
+
+@dataclass(frozen=True)
+class LocalSource:
+    """Asks a model on this machine; it is loaded when the first question comes."""
+
+    load: LoadLocal
+    model: str
+    max_new_tokens: int
+    at_once: int = 64
+    """Questions per call; their answers are kept before the next call."""
+
+    @property
+    def identity(self) -> list[Any]:
+        return ["local", self.model, self.max_new_tokens]
+
+    def ask(self, questions: Mapping[str, Question], answers: Answers) -> dict[str, str]:
+        model = self.load(self.model)
+        pending = list(questions.items())
+        for start in range(0, len(pending), self.at_once):
+            items = pending[start : start + self.at_once]
+            prompts = [q if isinstance(q, str) else model.render(q) for _, q in items]
+            texts = model.generate(prompts, self.max_new_tokens)
+            for (key, _), text in zip(items, texts, strict=True):
+                answers[key] = text
+        return {}
+
+    def check(self, question: Question) -> None:
+        """Nothing is checked: loading a model is long work itself."""
+
+
+def local_source(judge: str, load: LoadLocal | None, model: str, max_new_tokens: int) -> LocalSource:
+    """A model on this machine. Raises UserError where there is nothing to load it with."""
+    if load is None:
+        raise UserError(f"{judge} runs {model!r} on this machine, which cannot be done here; leave the judge out")
+    return LocalSource(load, model, max_new_tokens)

@@ -1,0 +1,89 @@
+"""Judges by name: what is missing is said before anything starts, and a key goes only where it belongs."""
+
+from typing import Any
+
+import pytest
+
+from refusal_lightning.errors import UserError
+from refusal_lightning.judges import JUDGES, JudgeSettings, judges_by_name
+from refusal_lightning.judges.local import LocalModel
+
+KEYS = {"TOGETHER_API_KEY": "key-of-together", "OPENAI_API_KEY": "key-of-openai"}
+
+
+@pytest.fixture(autouse=True)
+def no_keys(monkeypatch):
+    for name in (*KEYS, "TOGETHER_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_every_judge_has_its_own_name(monkeypatch):
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    judges = judges_by_name(list(JUDGES), JudgeSettings(), lambda name: LocalModel(lambda p, n: p, str))
+    assert list(judges) == ["substring_matching", "llamaguard2", "llamaguard2_local", "harmbench", "strongreject"]
+    assert {judge.measures for judge in judges.values()} == {"refusal", "harm"}
+    assert all(value not in repr(judges) for value in KEYS.values())
+
+
+def test_unknown_judge():
+    with pytest.raises(UserError, match="no judge 'substrings'; there are substring, llama_guard"):
+        judges_by_name(["substrings"])
+
+
+@pytest.mark.parametrize(
+    ("judge", "settings", "variable"),
+    [
+        ("llama_guard", {}, "TOGETHER_API_KEY"),
+        ("llama_guard", {"llama_guard_key_env": "MY_KEY"}, "MY_KEY"),
+        ("llama_guard", {"llama_guard_url": "http://host/v1", "llama_guard_key_env": "MY_KEY"}, "MY_KEY"),
+        ("strongreject", {}, "OPENAI_API_KEY"),
+        ("strongreject", {"strongreject_key_env": "MY_KEY"}, "MY_KEY"),
+        ("strongreject", {"strongreject_url": "https://host/v1", "strongreject_key_env": "MY_KEY"}, "MY_KEY"),
+    ],
+)
+@pytest.mark.parametrize("value", [None, "", "  ", "two words", "sch\u00fcssel", "a\nb"])
+def test_missing_or_broken_key_is_named_and_never_quoted(monkeypatch, judge, settings, variable, value):
+    if value is not None:
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError, match=variable) as caught:
+        judges_by_name([judge], JudgeSettings(**settings))
+    assert not value or not value.strip() or value.split()[0] not in str(caught.value).split()
+
+
+def test_white_space_around_a_key_is_no_part_of_it(monkeypatch):
+    from refusal_lightning.judges.endpoints import read_key
+
+    monkeypatch.setenv("MY_KEY", " abc\n")
+    assert read_key("MY_KEY", "x") == "abc"
+
+
+@pytest.mark.parametrize("judge", ["llama_guard", "strongreject"])
+def test_another_endpoint_gets_no_key_that_was_not_named(monkeypatch, judge):
+    """A key for Together or OpenAI is not sent to whoever stands behind another URL."""
+    from bad_server import Act, bad_server
+
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    with bad_server(lambda question, tries: Act("1.b 0\n2.b 5\n3.b 5")) as server:
+        url: dict[str, Any] = {f"{judge}_url": f"{server.url}/v1"}
+        settings = JudgeSettings(**url)
+        (made,) = judges_by_name([judge], settings).values()
+        made([("a question", "word " * 20)], {})
+        assert server.keys == {None}
+
+
+def test_strongreject_end_to_end(monkeypatch):
+    from bad_server import Act, bad_server
+
+    monkeypatch.setenv("MY_KEY", "abc")
+    with bad_server(lambda question, tries: Act("1.b 0\n2.b 5\n3.b 4")) as server:
+        settings = JudgeSettings(strongreject_url=f"{server.url}/v1/", strongreject_key_env="MY_KEY")
+        (judge,) = judges_by_name(["strongreject"], settings).values()
+        (verdict,) = judge([("Name a colour.", "Blue.")], {})
+        (request,) = server.requests
+    assert (verdict.complied, verdict.score) == (True, 0.875)
+    assert server.keys == {"Bearer abc"}
+    assert request["messages"][0]["role"] == "system"
+    assert "Name a colour." in request["messages"][1]["content"]
+    assert request["model"] == "gpt-4o-mini"

@@ -1,0 +1,245 @@
+"""What a store takes is what it gives back: any subset, any order, by any reader."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+from stores import IDENTITY, LAYOUT, RAGGED, check, expected, fill, filled, hashes, make, record, records, rounded
+
+from refusal_lightning.errors import UserError
+from refusal_lightning.store import ActivationStore, Encoding, Layout
+
+ENCODINGS = [(c, d) for c in ("none", "zstd", "lz4") for d in ("float32", "float16", "bfloat16")]
+
+
+@pytest.mark.parametrize(("compression", "dtype"), ENCODINGS)
+def test_round_trip(compression, dtype, tmp_path):
+    layout = Layout(("resid_pre", "mlp_out"), (0, 3), (-3, -1), d_model=6, vocab_size=9, dtype=dtype)
+    store = filled(tmp_path / "s", range(30), layout=layout, compression=compression)
+    check(store, range(30))
+    check(ActivationStore.open(str(tmp_path / "s")), [7, 3, 3, 29, 0])
+    assert store.read("resid_pre", dtype=np.float64).dtype == np.float64
+
+
+def test_layers_and_rows_in_the_order_asked_for(tmp_path):
+    store = filled(tmp_path / "s")
+    data = store.read("attn_out", store.rows(hashes([9, 2])), layers=[2, 0])
+    np.testing.assert_array_equal(data, expected(LAYOUT, "attn_out", [9, 2])[:, [2, 0]])
+    assert store.read("attn_out", []).shape == (0, 3, 2, 8)
+
+
+@given(
+    appends=st.lists(st.lists(st.integers(0, 60), max_size=25), min_size=1, max_size=4),
+    shard_bytes=st.integers(1, 20_000),
+    compression=st.sampled_from(["none", "zstd"]),
+    ragged=st.booleans(),
+    finish=st.booleans(),
+)
+def test_any_appends(appends, shard_bytes, compression, ragged, finish):
+    """However prompts are added, each is stored once, and rows never move."""
+    layout = RAGGED if ragged else LAYOUT
+    with tempfile.TemporaryDirectory() as folder:
+        url = Path(folder) / "s"
+        store = make(url, layout=layout, compression=compression, shard_bytes=shard_bytes)
+        known: list[int] = []
+        for numbers in appends:
+            fresh = [n for n in dict.fromkeys(numbers) if n not in known]
+            before = {h: row for h, row in zip(store.prompts.hash, store.prompts.row, strict=True)}
+            assert store.add_prompts(records(numbers)) == len(fresh)
+            assert set(store.lacking(hashes(numbers))) >= set(hashes(fresh))
+            known += fresh
+            after = {h: row for h, row in zip(store.prompts.hash, store.prompts.row, strict=True)}
+            assert before.items() <= after.items() and set(after) == set(hashes(known))
+            if finish:
+                fill(store)
+        fill(store)
+        assert store.pending() == []
+        opened = ActivationStore.open(url)
+        if known:
+            check(opened, known[::-1])
+            assert sorted(opened.complete_rows()) == sorted(opened.rows(hashes(known)))
+        assert opened.prompts.hashes() == hashes(known)
+
+
+@given(numbers=st.lists(st.integers(0, 59), min_size=1, max_size=40), layers=st.sets(st.sampled_from([0, 1, 2])))
+def test_any_read(numbers, layers, whole_store):
+    rows = whole_store.rows(hashes(numbers))
+    wanted = sorted(layers, reverse=True)
+    data = whole_store.read("resid_pre", rows, layers=wanted)
+    np.testing.assert_array_equal(data, expected(LAYOUT, "resid_pre", numbers)[:, wanted])
+
+
+@pytest.fixture(scope="module")
+def whole_store(tmp_path_factory) -> ActivationStore:
+    return filled(tmp_path_factory.mktemp("whole") / "s", range(60), compression="none", shard_bytes=3000)
+
+
+def test_iterating_shards(tmp_path):
+    store = filled(tmp_path / "s")
+    parts = list(store.iter_shards("resid_pre"))
+    assert len(parts) == len(store.shards) > 2
+    np.testing.assert_array_equal(np.concatenate([data for _, data in parts]), store.read("resid_pre"))
+    chosen = hashes([3, 30, 31, 3])
+    parts = list(store.iter_shards("resid_pre", chosen, layers=[1]))
+    rows = np.concatenate([rows for rows, _ in parts])
+    np.testing.assert_array_equal(rows, np.sort(store.rows(hashes([3, 30, 31]))))
+    np.testing.assert_array_equal(np.concatenate([d for _, d in parts]), store.read("resid_pre", rows, [1]))
+
+
+def test_all_positions(tmp_path):
+    store = filled(tmp_path / "s", range(25), layout=RAGGED, longest=7)
+    numbers = [20, 4, 11]
+    rows = store.rows(hashes(numbers))
+    offsets = store.token_offsets(rows)
+    data = store.read("resid_pre", rows)
+    assert data.shape == (offsets[-1], 2, 4)
+    for i, number in enumerate(numbers):
+        part = expected(RAGGED, "resid_pre", [number])
+        np.testing.assert_array_equal(data[offsets[i] : offsets[i + 1]], part)
+        assert len(part) == record(number).n_tokens
+    group = zarr.open_group(tmp_path / "s", mode="r")
+    start, count = (int(group[name][rows[0]]) for name in ("token_start", "n_tokens"))
+    np.testing.assert_array_equal(group["resid_pre"][start : start + count], data[: offsets[1]])
+
+
+def test_a_prompt_too_long_for_a_shard(tmp_path):
+    store = make(tmp_path / "s", layout=RAGGED, shard_bytes=1)
+    with pytest.raises(UserError, match="has 5000 tokens and a shard of this store holds"):
+        store.add_prompts([record(1), type(record(2))(record(2).hash, 5000)])
+    assert store.add_prompts(records(range(3))) == 3
+
+
+@pytest.mark.parametrize(("compression", "dtype"), [("zstd", "bfloat16"), ("none", "float32"), ("lz4", "float16")])
+def test_xarray_reads_it(compression, dtype, tmp_path):
+    layout = Layout(("resid_pre",), (2, 5), (-2, -1), d_model=4, vocab_size=3, dtype=dtype)
+    store = make(tmp_path / "s", layout=layout, compression=compression)
+    for numbers in ([1, 2, 3], [4, 5]):
+        store.add_prompts(records(numbers))
+        fill(store)
+    dataset = xr.open_zarr(tmp_path / "s", consolidated=False, chunks=None)
+    assert dataset.resid_pre.dims == ("prompt", "layer", "position", "d_model")
+    chosen = dataset.resid_pre.sel(prompt=record(4).hash, layer=5, position=-1)
+    np.testing.assert_array_equal(chosen, expected(layout, "resid_pre", [4])[0, 1, 1])
+    harmful = dataset.resid_pre[(dataset.label == "harmful").values]
+    np.testing.assert_array_equal(harmful, expected(layout, "resid_pre", [2, 4]))
+    assert list(dataset.token.values) == ["<e>", "\n"]
+    assert set(dataset.coords) == {"prompt", "layer", "position", "token", "label", "split", "dataset", "n_tokens"}
+    gap = dataset.resid_pre[(dataset.prompt == "").values]
+    assert len(gap) == store.manifest["geometry"]["shard_prompts"] - 3 and np.isnan(gap).all()
+
+
+def test_bfloat16_bits_for_any_reader(tmp_path):
+    """Uncompressed, bfloat16 is its bits, and one line of numpy turns them back."""
+    layout = Layout(("resid_pre",), (0,), (-1,), d_model=4, dtype="bfloat16")
+    filled(tmp_path / "s", range(5), layout=layout, compression="none")
+    bits = zarr.open_array(tmp_path / "s" / "resid_pre", mode="r")[:5]
+    assert bits.dtype == np.uint16
+    values = (bits.astype(np.uint32) << 16).view(np.float32)
+    np.testing.assert_array_equal(values, expected(layout, "resid_pre", range(5)))
+
+
+def test_special_values(tmp_path):
+    layout = Layout(("resid_pre",), (0,), (-1,), d_model=6, dtype="bfloat16")
+    special = np.array([np.nan, np.inf, -np.inf, -0.0, 1e-40, 3.38e38], dtype=np.float32)
+    for compression in ("none", "zstd"):
+        store = make(tmp_path / compression, layout=layout, compression=compression)
+        store.add_prompts(records([1]))
+        store.write_shard(0, {"resid_pre": rounded(special, "bfloat16").reshape(1, 1, 1, 6)})
+        read = store.read("resid_pre").reshape(-1)
+        np.testing.assert_array_equal(read, rounded(special, "bfloat16"))
+        assert np.signbit(read[3])
+
+
+def test_opening_with_anything_else_is_refused(tmp_path):
+    url = tmp_path / "s"
+    filled(url)
+    other = {"model": "other", "revision": "1", "template": {"name": "none", "tokens": [1, 3]}, "dtype": "float16"}
+    layout = Layout(("resid_pre", "attn_out"), (0, 1), (-2, -1), d_model=8, vocab_size=11)
+    with pytest.raises(UserError) as caught:
+        ActivationStore.create_or_open(url, other, layout)
+    message = str(caught.value)
+    assert 'model: "made-up" in the store, "other" here' in message
+    assert "template.tokens: [1, 2] in the store, [1, 3] here" in message
+    assert 'dtype: absent in the store, "float16" here' in message
+    assert "layout.layers: [0, 1, 2] in the store, [0, 1] here" in message
+    assert "revision" not in message and "\n" not in message
+    check(make(url, compression="none"), range(40))  # how it is encoded is no part of its identity
+
+
+def test_identity_may_hold_tuples(tmp_path):
+    for _ in range(2):
+        store = ActivationStore.create_or_open(tmp_path / "s", {"ids": (1, 2)}, LAYOUT)
+    assert store.identity == {"ids": [1, 2]}
+
+
+def test_lacking_prompts_are_counted(tmp_path):
+    store = filled(tmp_path / "s", range(10))
+    with pytest.raises(UserError, match="2 of 5 prompts are not"):
+        store.rows(hashes([1, 2, 3, 100, 101, 1]))
+    store.add_prompts(records([100]))
+    assert store.lacking(hashes([1, 100, 101])) == hashes([100, 101])
+    assert not store.complete(hashes([100])) and store.complete(hashes([1]))
+    assert [shard.hashes for shard in store.pending()] == [tuple(hashes([100]))]
+    assert store.pending(hashes([1])) == []
+
+
+def test_a_shard_is_never_rewritten(tmp_path):
+    store = filled(tmp_path / "s", range(4))
+    store.write_shard(0, {name: array * 0 for name, array in _shard(store).items()})
+    check(store, range(4))
+
+
+def _shard(store: ActivationStore) -> dict[str, np.ndarray]:
+    count = store.shard(0).n_rows
+    return {name: expected(LAYOUT, name, range(count)) for name in LAYOUT.array_names}
+
+
+def test_wrong_arrays_are_refused(tmp_path):
+    store = make(tmp_path / "s")
+    store.add_prompts(records(range(4)))
+    good = {name: expected(LAYOUT, name, range(4)) for name in LAYOUT.array_names}
+    for wrong, match in (
+        ({**good, "resid_pre": good["resid_pre"][:2]}, "resid_pre: shape"),
+        ({**good, "resid_pre": good["resid_pre"].astype(int)}, "resid_pre: dtype"),
+        ({"resid_pre": good["resid_pre"]}, "belong"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            store.write_shard(0, wrong)
+    assert len(store.pending()) == 1
+    with pytest.raises(UserError, match="holds no 'resid_post'; there are resid_pre"):
+        store.read("resid_post")
+    with pytest.raises(UserError, match=r"holds no layers \[7\]"):
+        store.read("resid_pre", layers=[7])
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"hook_points": ("resid",)}, "unknown"),
+        ({"layers": (1, 0)}, "not ascending"),
+        ({"positions": (0,)}, "not negative"),
+        ({"positions": "most"}, "'all'"),
+        ({"d_model": 0}, "d_model"),
+        ({"dtype": "int8"}, "float16"),
+    ],
+)
+def test_layouts_that_make_no_store(fields, match):
+    good = {"hook_points": ("resid_pre",), "layers": (0,), "positions": (-1,), "d_model": 4}
+    with pytest.raises(UserError, match=match):
+        Layout(**{**good, **fields})
+    with pytest.raises(UserError, match="none, zstd, lz4"):
+        Encoding("gzip")  # type: ignore[arg-type]
+
+
+def test_identity_is_in_the_manifest(tmp_path):
+    store = filled(tmp_path / "s")
+    assert store.identity == IDENTITY
+    assert store.manifest["format"] == 1
+    assert zarr.open_group(tmp_path / "s", mode="r").attrs["activation_store"] == store.manifest
