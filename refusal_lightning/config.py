@@ -179,7 +179,7 @@ class EvaluateConfig:
     batch_size: int = 8
     """Prompts per generation batch."""
     judges: list[str] = field(default_factory=lambda: ["substring"])
-    """Judges of the answers: substring (the paper's refusal phrases)."""
+    """Judges of the answers, side by side: substring (the paper's refusal phrases), llama_guard, strongreject."""
     loss_batch_size: int = 2
     """Texts per forward pass of the loss."""
 

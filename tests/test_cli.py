@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from refusal_lightning.cli import COMMANDS, SECTIONS, main
+from refusal_lightning.cli import main
+from refusal_lightning.cli.commands import COMMANDS as ALL_COMMANDS
+from refusal_lightning.cli.commands import SECTIONS
 
+COMMANDS = {name: command for name, command in ALL_COMMANDS.items() if command.sections}
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
 
@@ -57,7 +60,7 @@ def test_mistyped_option(capsys, argv, hint):
         ({"cache": {"batch_size": 0}}, "cache.batch_size is 0"),
         ({"data": {"n_train": -5}}, "data.n_train is -5"),
         ({"model": {"dtype": "int4"}}, "model.dtype"),
-        ("just a text", "no `section: …` mapping"),
+        ("just a text", "no `key: …` mapping"),
         ("model: [unclosed", "is not YAML"),
     ],
 )

@@ -12,7 +12,7 @@ INTERVENTIONS = {"baseline": "baseline", "ablation": "ablation", "actadd": "acti
 
 @dataclass(frozen=True)
 class Rate:
-    """How many of a set's answers refuse, under one intervention and by one judge."""
+    """How many of a set's judged answers do not comply, under one intervention and by one judge."""
 
     dataset: str
     kind: str
@@ -54,7 +54,8 @@ def read_summary(folder: Path) -> Summary:
             for intervention in evaluate["interventions"]:
                 verdicts = _read(folder / "completions" / f"{dataset}_{intervention}_evaluations.json")
                 for judge in evaluate["judges"]:
-                    values = [row[f"is_jailbreak_{judge}"] for row in verdicts["completions"]]
+                    judged = (row[f"is_jailbreak_{judge}"] for row in verdicts["completions"])
+                    values = [value for value in judged if value is not None]
                     rates.append(Rate(dataset, kind, intervention, judge, len(values) - sum(values), len(values)))
     losses = []
     for intervention in evaluate.get("interventions", []) if evaluate.get("losses") else []:

@@ -15,13 +15,13 @@ from refusal_lightning.config import (
     EvaluateConfig,
     ModelConfig,
     RunsConfig,
-    StoreConfig,
     TrainerConfig,
 )
 from refusal_lightning.data import draw_instructions, load_dataset
 from refusal_lightning.errors import UserError
 from refusal_lightning.interventions import BASELINE, Intervention, ablation, addition
-from refusal_lightning.judges import judges_by_name
+from refusal_lightning.judges import JudgeSettings, judges_by_name
+from refusal_lightning.judges.answers import AnswerFile
 from refusal_lightning.judges.rates import evaluate_completions
 from refusal_lightning.models import ChatModel, load_chat_model
 from refusal_lightning.report.html import render_report
@@ -57,17 +57,19 @@ class Planned:
 def evaluate(
     model: ModelConfig,
     data: DataConfig,
-    store: StoreConfig,
     trainer: TrainerConfig,
     runs: RunsConfig,
     evaluate: EvaluateConfig,
+    judging: JudgeSettings,
 ) -> None:
     """Generate, judge and measure loss with the run's selected direction; write the tables and the report.
 
     Answers and losses that an earlier or killed run computed are kept; no weights are loaded when all are there.
     """
     started = time.perf_counter()
-    judges = judges_by_name(evaluate.judges)
+    judges = judges_by_name(evaluate.judges, judging)
+    for judge in judges.values():
+        judge.check()
     chat = load_chat_model(**asdict(model))
     run = RunFolder(runs.root, chat.alias)
     direction, position, layer = run.load_direction()
@@ -132,6 +134,7 @@ def evaluate(
     if not is_main_process():
         return
 
+    verdicts = AnswerFile(run.path / ".journal" / "judges.jsonl")
     for item in sets:
         for name in evaluate.interventions:
             rows = [
@@ -141,7 +144,9 @@ def evaluate(
                 )
             ]
             write_json(run.completions(item.prompts.name, name), rows)
-            write_json(run.completion_evaluations(item.prompts.name, name), evaluate_completions(rows, judges))
+            write_json(
+                run.completion_evaluations(item.prompts.name, name), evaluate_completions(rows, judges, verdicts)
+            )
     for intervention, entry in losses.items():
         write_json(run.loss_eval(intervention), entry)
     run.record_stage(

@@ -22,7 +22,7 @@ from refusal_lightning.store.plan import Plan
 from refusal_lightning.store.planned import metadata, plan_from_copy, read_plan, write_fixed, write_plan
 from refusal_lightning.store.reading import Source, open_shard
 from refusal_lightning.store.shard_file import Scratch, shard_key, shard_number
-from refusal_lightning.store.workers import run_all
+from refusal_lightning.store.workers import run_all, thread_count
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def _data_problems(
         if progress:
             progress(done, len(tasks))
 
-    run_all(check, tasks, lambda: None)
+    run_all(check, tasks, lambda: None, thread_count(sum(spec.chunk_bytes for spec, _ in tasks) * 8))
     return sorted(problems, key=lambda problem: problem.key)
 
 

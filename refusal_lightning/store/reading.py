@@ -50,9 +50,10 @@ def read_rows(source: Source, rows: np.ndarray, groups: Sequence[int], dtype: np
                     _take(source.spec, chunk, piece, out, place)
 
     shards = list(pieces_of(source.spec, rows))
-    parts = slices(len(groups), -(-4 * thread_count() // max(1, len(shards))))
+    threads = thread_count(out.nbytes)
+    parts = slices(len(groups), 1 if threads == 1 else -(-4 * threads // max(1, len(shards))))
     tasks = [(shard, pieces, places) for shard, pieces in shards for places in parts]
-    run_all(copy, tasks, lambda: Scratch(source.spec))
+    run_all(copy, tasks, lambda: Scratch(source.spec), threads)
     return out
 
 
@@ -77,7 +78,8 @@ def each_group(
                         chunk = reader.chunk(piece.block, groups[place], scratch)
                         work(place, _numbers(source.spec, chunk[piece.source]))
 
-    run_all(through, slices(len(groups), thread_count()), lambda: Scratch(source.spec))
+    threads = thread_count(len(rows) * len(groups) * source.spec.values * source.spec.stored.itemsize)
+    run_all(through, slices(len(groups), threads), lambda: Scratch(source.spec), threads)
 
 
 @contextmanager
@@ -100,7 +102,7 @@ def pieces_of(spec: ArraySpec, rows: np.ndarray) -> Iterator[tuple[int, list[Pie
     starts = np.flatnonzero(np.r_[True, chunk_of[1:] != chunk_of[:-1]]) if len(rows) else np.zeros(0, int)
     shard = -1
     pieces: list[Piece] = []
-    for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
+    for start, stop in zip(starts, np.r_[starts[1:], len(rows)][: len(starts)], strict=True):
         number = int(chunk_of[start])
         if number // spec.blocks != shard:
             if pieces:

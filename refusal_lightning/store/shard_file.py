@@ -20,7 +20,7 @@ from refusal_lightning.store.errors import StoreError
 from refusal_lightning.store.geometry import ArraySpec
 from refusal_lightning.store.layout import Compression
 from refusal_lightning.store.objects import ObjectReader, Objects
-from refusal_lightning.store.workers import in_order
+from refusal_lightning.store.workers import in_order, thread_count
 
 ABSENT = 2**64 - 1
 CRC_BYTES = 4
@@ -55,10 +55,10 @@ def encode(spec: ArraySpec, compression: Compression, data: np.ndarray) -> Itera
         return place, [payload, checksum(payload)]
 
     # Without compression the work is copying, and a second thread would only wait for the first.
-    chunks = map(encoded, places) if compression == "none" else in_order(encoded, places)
+    threads = 1 if compression == "none" else thread_count(data.nbytes)
     index = np.full((spec.blocks, spec.groups, 2), ABSENT, dtype="<u8")
     offset = 0
-    for place, parts in chunks:
+    for place, parts in in_order(encoded, places, threads):
         yield parts
         length = sum(memoryview(part).nbytes for part in parts)
         index[place] = offset, length

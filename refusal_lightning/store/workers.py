@@ -14,10 +14,14 @@ State = TypeVar("State")
 
 MOST = 8
 """More threads than this find no more memory bandwidth."""
+WORTH_BYTES = 4 << 20
+"""Less data than this is done sooner than threads are started."""
 
 
-def thread_count() -> int:
-    """Threads for one read or write: the CPUs this process may use, at most MOST."""
+def thread_count(size: int) -> int:
+    """Threads for one read or write of so many bytes: the CPUs this process may use, at most MOST."""
+    if size < WORTH_BYTES:
+        return 1
     return min(MOST, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
@@ -27,9 +31,11 @@ def slices(count: int, parts: int) -> list[range]:
     return [range(i * count // parts, (i + 1) * count // parts) for i in range(parts)]
 
 
-def run_all(work: Callable[[Task, State], None], tasks: Sequence[Task], state: Callable[[], State]) -> None:
+def run_all(
+    work: Callable[[Task, State], None], tasks: Sequence[Task], state: Callable[[], State], threads: int
+) -> None:
     """Do all tasks in a few threads, in no fixed order, each thread with a state of its own; raises the first error."""
-    threads = min(thread_count(), len(tasks))
+    threads = min(threads, len(tasks))
     shared = iter(tasks)  # a sequence's iterator hands each item to one thread only
 
     def some() -> None:
@@ -45,9 +51,11 @@ def run_all(work: Callable[[Task, State], None], tasks: Sequence[Task], state: C
             future.result()
 
 
-def in_order(work: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
+def in_order(work: Callable[[Task], Result], tasks: Iterable[Task], threads: int) -> Iterator[Result]:
     """Results in the order of the tasks, computed a few ahead of the one asked for."""
-    threads = thread_count()
+    if threads <= 1:
+        yield from map(work, tasks)
+        return
     with ThreadPoolExecutor(threads) as pool:
         ahead: deque[Future[Result]] = deque()
         try:

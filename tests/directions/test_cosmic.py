@@ -46,7 +46,7 @@ def test_finds_the_planted_direction() -> None:
     assert set(layers) <= {5, 6, 7, 8, 9} and len(layers) == 3
     scores = cosmic_scores(harmful, harmless, directions, layers)
     assert scores.best() == (-1, 5) and scores.total[-1, 5] == pytest.approx(2)
-    assert np.isnan(scores.total[:, 0]).all()
+    assert np.isnan(scores.comply[:, 0]).all() and np.isnan(scores.refuse[:, 0]).all()
     allowed = np.ones((2, 10), dtype=bool)
     allowed[-1, 5] = False
     assert scores.best(allowed) not in (None, (-1, 5))

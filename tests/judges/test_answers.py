@@ -20,9 +20,8 @@ def test_answers_are_there_for_the_next_reader_at_once(tmp_path):
 
 
 def test_an_answer_is_synced_before_the_next_is_asked_for(tmp_path, monkeypatch):
-    synced = []
+    path, synced = tmp_path / "answers.jsonl", list[bytes]()
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(path.read_bytes()))
-    path = tmp_path / "answers.jsonl"
     AnswerFile(path)["a"] = "safe"
     assert b"safe" in synced[-1]
 

@@ -1,0 +1,87 @@
+"""The command line: `python -m refusal_lightning COMMAND ...`; no logic of its own."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from refusal_lightning import __version__
+from refusal_lightning.cli.commands import COMMANDS
+from refusal_lightning.cli.parsing import load, parse
+from refusal_lightning.errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand. Returns the exit status: 0, 2 for a user's mistake, 1 for anything else."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    try:
+        command, rest = _command(arguments)
+        _run(command, parse(command, rest))
+        return 0
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        return _fail(str(error), 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted; start the same command again to continue", 130)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        text = " ".join(str(error).split()) or "no message"
+        return _fail(f"{type(error).__name__}: {text} (run again with --debug for the traceback)", 1)
+
+
+def _command(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The command, of one word or two, and the arguments after it."""
+    for words in (2, 1):
+        name = " ".join(arguments[:words])
+        if name in COMMANDS:
+            return name, list(arguments[words:])
+    several = [name for name in COMMANDS if name.startswith(f"{arguments[0]} ")]
+    if several:
+        raise UserError(f"{arguments[0]!r} needs one of: {', '.join(several)}")
+    near = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
+    hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(COMMANDS)}"
+    raise UserError(f"unknown command {arguments[0]!r}{hint}")
+
+
+def _run(command: str, arguments: dict[str, Any]) -> None:
+    target = COMMANDS[command].target
+    if command == "select":
+        scores, as_json = arguments.pop("from_scores"), arguments.pop("json")
+        if scores is not None:
+            target = "refusal_lightning.stages.replay:replay_choice"
+            arguments = {"path": scores, "config": arguments["select"], "as_json": as_json}
+        elif as_json:
+            raise UserError("--json goes with --from-scores")
+    load(target)(**arguments)
+
+
+def _overview() -> str:
+    lines = [
+        f"refusal_lightning {__version__}: the refusal direction of chat models, measured.",
+        "",
+        "usage: python -m refusal_lightning COMMAND --config FILE [--section.key VALUE ...]",
+        "",
+        *(f"  {name:<13} {command.help}" for name, command in COMMANDS.items()),
+        "",
+        "COMMAND --help explains every key; COMMAND --print_config prints the configuration as read.",
+        "--debug (anywhere) shows the traceback of an error.",
+    ]
+    return "\n".join(lines)
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"refusal_lightning: error: {message}", file=sys.stderr, flush=True)
+    return status

@@ -1,0 +1,75 @@
+"""The table of subcommands: what each is for, what it reads, and the function that does it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from refusal_lightning import config
+from refusal_lightning.judges.config import JudgeSettings
+
+SECTIONS: dict[str, type] = {
+    "model": config.ModelConfig,
+    "data": config.DataConfig,
+    "store": config.StoreConfig,
+    "trainer": config.TrainerConfig,
+    "runs": config.RunsConfig,
+    "cache": config.CacheConfig,
+    "select": config.SelectConfig,
+    "evaluate": config.EvaluateConfig,
+    "judging": JudgeSettings,
+}
+"""The sections of a configuration file, each a dataclass."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand and the function `module:name` that does it.
+
+    A stage reads ``sections`` of a configuration file and its function takes them by name. A tool has no sections:
+    its function's own parameters are its arguments, or the fields of ``settings``, the dataclass it takes.
+    """
+
+    help: str
+    target: str
+    sections: tuple[str, ...] = ()
+    settings: str | None = None
+
+
+COMMANDS = {
+    "cache": Command(
+        "run the prompts through the model once and keep their activations in the store",
+        "refusal_lightning.stages.cache:cache",
+        ("model", "data", "store", "trainer", "cache"),
+    ),
+    "select": Command(
+        "find the refusal direction from the store and choose the best candidate",
+        "refusal_lightning.stages.select:select",
+        ("model", "data", "store", "trainer", "runs", "select"),
+    ),
+    "evaluate": Command(
+        "measure refusal and loss under baseline, ablation and activation addition",
+        "refusal_lightning.stages.evaluate:evaluate",
+        ("model", "data", "trainer", "runs", "evaluate", "judging"),
+    ),
+    "data prepare": Command(
+        "build the paper's datasets from their public sources",
+        "refusal_lightning.data.prepare_config:data_prepare",
+        settings="refusal_lightning.data.prepare_config:PrepareConfig",
+    ),
+    "judge": Command(
+        "judge any file of completions",
+        "refusal_lightning.judges.judge_file:judge_completions",
+        settings="refusal_lightning.judges.config:JudgeConfig",
+    ),
+    "store info": Command("show what is in a store", "refusal_lightning.stages.care:store_info"),
+    "store verify": Command(
+        "recompute every checksum of a store and name what is damaged", "refusal_lightning.stages.care:store_verify"
+    ),
+    "store repair": Command(
+        "drop what is damaged in a store, so that `cache` computes just that",
+        "refusal_lightning.stages.care:store_repair",
+    ),
+    "store export": Command(
+        "write a selection of a store to one safetensors or npz file", "refusal_lightning.stages.care:store_export"
+    ),
+}

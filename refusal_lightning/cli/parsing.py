@@ -1,0 +1,142 @@
+"""From the command line to typed objects.
+
+One configuration file serves all stages: each stage reads its sections, and the sections of the others are checked
+too, so that a mistyped key is refused wherever it stands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import importlib
+import inspect
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import yaml
+
+from refusal_lightning.cli.commands import COMMANDS, SECTIONS
+from refusal_lightning.errors import UserError
+
+jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def load(target: str) -> Any:
+    """The object that `module:name` names."""
+    module, name = target.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def parse(command: str, argv: Sequence[str]) -> dict[str, Any]:
+    """The arguments of a command's function, by name. Raises UserError for anything that is not as it should be."""
+    for flag, value in zip(argv, [*argv[1:], ""], strict=False):
+        name = value if flag == "--config" else flag.removeprefix("--config=") if flag.startswith("--config=") else None
+        if name is not None and not Path(name).is_file():
+            raise UserError(f"configuration file {name!r} does not exist; configs/ holds examples")
+    about = COMMANDS[command]
+    parser = _stage_parser(command, about.sections) if about.sections else _tool_parser(command)
+    try:
+        parsed = parser.parse_args(list(argv))
+        objects = parser.instantiate(parsed)
+        values = {name: value for name, value in objects.items() if name != "config"}
+        return {"config": load(about.settings)(**values)} if about.settings else values
+    except (argparse.ArgumentError, jsonargparse.ArgumentError) as error:
+        raise UserError(_with_hint(str(error.message), command)) from error
+    except ValueError as error:  # a dataclass's own check
+        raise UserError(" ".join(str(error).split())) from error
+
+
+class _Parser(jsonargparse.ArgumentParser):
+    """A stage's parser; a file's sections of other stages are checked by those sections' own parser."""
+
+    def __init__(self, *args: Any, sections: Sequence[str] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._sections = tuple(sections)
+
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
+        text = Path(path).read_text(encoding="utf-8")
+        try:
+            content = yaml.safe_load(text) or {}
+        except yaml.YAMLError as error:
+            raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(content, dict):
+            raise UserError(f"{path} holds no `key: …` mapping; see configs/demo.yaml for an example")
+        others = {k: v for k, v in content.items() if self._sections and k in SECTIONS and k not in self._sections}
+        if others:
+            parser = _stage_parser("", tuple(others), config_file=False)
+            parser.instantiate(parser.parse_object(others))
+        own = {k: v for k, v in content.items() if k not in others}
+        return self.parse_string(yaml.safe_dump(own), *args, **kwargs)
+
+
+def _new_parser(command: str, sections: Sequence[str] = ()) -> _Parser:
+    about = COMMANDS[command].help if command else ""
+    return _Parser(
+        prog=f"python -m refusal_lightning {command}".strip(),
+        description=about[:1].upper() + about[1:] + "." if about else None,
+        exit_on_error=False,
+        sections=sections,
+    )
+
+
+def _stage_parser(command: str, sections: Sequence[str], config_file: bool = True) -> _Parser:
+    parser = _new_parser(command, sections)
+    if config_file:
+        parser.add_argument(
+            "--config", action="config", help="YAML file with the sections below; given twice, the later one wins."
+        )
+    if command == "select":
+        parser.add_argument(
+            "--from-scores",
+            type=str | None,
+            metavar="FILE",
+            help="Only choose, from a table of scores such as direction_evaluations.json; needs no model and no store.",
+        )
+        parser.add_argument(
+            "--json", action="store_true", help="With --from-scores: the choice as a last line of JSON."
+        )
+    for section in sections:
+        parser.add_class_arguments(SECTIONS[section], section)
+    return parser
+
+
+def _tool_parser(command: str) -> _Parser:
+    about = COMMANDS[command]
+    parser = _new_parser(command)
+    if about.settings:
+        parser.add_argument("--config", action="config", help="YAML file with the keys below.")
+        parser.add_class_arguments(load(about.settings), None)
+    else:
+        parser.add_function_arguments(load(about.target), None, as_positional=True)
+    return parser
+
+
+def _known_keys(command: str) -> list[str]:
+    about = COMMANDS[command]
+    if about.settings:
+        return [field.name for field in dataclasses.fields(load(about.settings))]
+    if not about.sections:
+        return list(inspect.signature(load(about.target)).parameters)
+    keys = [f"{name}.{field.name}" for name, cls in SECTIONS.items() for field in dataclasses.fields(cls)]
+    return [*keys, *SECTIONS]
+
+
+def _with_hint(message: str, command: str) -> str:
+    """Add `did you mean …?` to a parser's message that names an unknown key."""
+    message = " ".join(message.split())
+    unknown = re.search(
+        r"(?:(?:Group|Subcommand) '(\w+)' )?(?:does not accept option|unrecognized arguments:)\s+['\"]?-*([\w.]+)",
+        message,
+    )
+    if not unknown:
+        return message
+    known = _known_keys(command)
+    word = f"{unknown.group(1)}.{unknown.group(2)}" if unknown.group(1) in SECTIONS else unknown.group(2)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if not near and "." not in word:
+        near = [key for key in known if key.endswith(f".{word}")][:1]
+    return f"{message}; did you mean {near[0]}?" if near and near[0] != word else message

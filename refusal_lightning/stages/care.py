@@ -1,0 +1,72 @@
+"""store info, verify, repair, export: a store's care, for the command line."""
+
+from __future__ import annotations
+
+import json
+from typing import Literal
+
+from refusal_lightning.store import StoreError, care
+from refusal_lightning.store.export import export
+
+
+def store_info(url: str) -> None:
+    """Print what is in a store as JSON: what made it, prompts, completeness, sizes.
+
+    Args:
+        url: The store's folder or URL.
+    """
+    print(json.dumps(care.info(url), indent=2, ensure_ascii=False))
+
+
+def store_verify(url: str) -> None:
+    """Recompute every checksum and check every promise of the manifest.
+
+    Args:
+        url: The store's folder or URL.
+    """
+    problems = care.verify(url)
+    for problem in problems:
+        print(problem.what)
+    damaged = [problem for problem in problems if not problem.missing]
+    if damaged:
+        raise StoreError(f"{len(damaged)} problems in {url}; `store repair {url}` drops what is damaged")
+    missing = len(problems)
+    print(f"{url} is sound" + (f"; {missing} arrays of shards are not computed yet (run `cache`)" if missing else ""))
+
+
+def store_repair(url: str) -> None:
+    """Drop what is damaged, so that `cache` computes just that again. Not while a job writes to the store.
+
+    Args:
+        url: The store's folder or URL.
+    """
+    problems = care.repair(url)
+    for problem in problems:
+        print(problem.what)
+    print(f"{len(problems)} problems mended or dropped in {url}" + ("; run `cache` again" if problems else ""))
+
+
+def store_export(
+    url: str,
+    out: str,
+    format: Literal["safetensors", "npz"] = "safetensors",
+    arrays: list[str] | None = None,
+    layers: list[int] | None = None,
+    label: str | None = None,
+    split: str | None = None,
+    dataset: str | None = None,
+) -> None:
+    """Write complete prompts' arrays to one file.
+
+    Args:
+        url: The store's folder or URL.
+        out: The file to write.
+        format: safetensors or npz.
+        arrays: Names of the arrays (all when left out).
+        layers: Layers of the hook points (all when left out).
+        label: Only prompts with this label, such as harmful.
+        split: Only prompts of this split, such as train.
+        dataset: Only prompts of this dataset.
+    """
+    count = export(url, out, format, arrays=arrays, layers=layers, label=label, split=split, dataset=dataset)
+    print(f"{count} prompts written to {out}")
