@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -12,12 +11,11 @@ from torch import Tensor
 
 from refusal_lightning.directions.kl import kl_scores
 from refusal_lightning.directions.refusal_score import refusal_scores
+from refusal_lightning.directions.staging import ScoreKind
 from refusal_lightning.interventions import ablation, addition, capture_residuals, intervene, skip_blocks
 from refusal_lightning.models import ChatModel
 from refusal_lightning.models.tokens import left_pad, length_batches
 from refusal_lightning.modules.base import ModelModule
-
-ScoreKind = Literal["bypass", "induce", "kl"]
 
 
 @dataclass

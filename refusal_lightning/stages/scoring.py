@@ -12,16 +12,12 @@ from jaxtyping import Float
 from refusal_lightning.config import TrainerConfig
 from refusal_lightning.directions.candidates import CandidateScores
 from refusal_lightning.directions.filters import Thresholds
+from refusal_lightning.directions.staging import STAGES, Place, ScoreKind, next_scores
 from refusal_lightning.models import ChatModel
 from refusal_lightning.stages.console import say
 from refusal_lightning.stages.prompts import PromptSet
 from refusal_lightning.store import ActivationStore
 from refusal_lightning.writers.journal import Journal
-
-KINDS = ("induce", "kl", "bypass")
-"""Scores in the staged order: the first needs the cheapest passes, the last is needed for the fewest candidates."""
-
-Candidate = tuple[int, int]
 
 
 class ScoreTable:
@@ -37,15 +33,15 @@ class ScoreTable:
         key: str,
         journal: Journal,
         shape: tuple[int, int],
-        n_prompts: dict[str, int],
+        n_prompts: dict[ScoreKind, int],
     ) -> None:
         self._store, self._key, self.journal = store, key, journal
-        self.values = {kind: np.full((*shape, n_prompts[kind]), np.nan) for kind in KINDS}
-        self.done = {kind: np.zeros(shape, dtype=bool) for kind in KINDS}
+        self.values: dict[ScoreKind, np.ndarray] = {kind: np.full((*shape, n_prompts[kind]), np.nan) for kind in STAGES}
+        self.done: dict[ScoreKind, np.ndarray] = {kind: np.zeros(shape, dtype=bool) for kind in STAGES}
         stored = store.load_result(key)
         if stored is not None:
             arrays, _ = stored
-            for kind in KINDS:
+            for kind in STAGES:
                 self.values[kind], self.done[kind] = arrays[kind], arrays[f"{kind}_done"].astype(bool)
         self.read_journal()
 
@@ -58,51 +54,31 @@ class ScoreTable:
 
     def save(self, depends_on: dict[str, Any]) -> None:
         """Keep everything in the store and drop the journal."""
-        arrays: dict[str, np.ndarray] = dict(self.values)
-        arrays.update({f"{kind}_done": self.done[kind] for kind in KINDS})
+        arrays: dict[str, np.ndarray] = {kind: self.values[kind] for kind in STAGES}
+        arrays.update({f"{kind}_done": self.done[kind] for kind in STAGES})
         self._store.save_result(self._key, arrays, depends_on)
         self.journal.remove()
 
     def means(self) -> CandidateScores:
         """Each candidate's scores: means over the prompts; NaN where not computed."""
-        mean = {kind: self.values[kind].mean(axis=-1) for kind in KINDS}
+        mean = {kind: self.values[kind].mean(axis=-1) for kind in STAGES}
         return CandidateScores(refusal_score=mean["bypass"], steering_score=mean["induce"], kl_div_score=mean["kl"])
 
 
-def needed(
-    kind: str,
-    mode: str,
-    scores: CandidateScores,
-    thresholds: Thresholds,
-    norms: Float[np.ndarray, "position layer"],
-) -> list[Candidate]:
-    """The candidates whose score of a kind the choice may depend on, in order of iteration.
+def next_work(
+    mode: str, table: ScoreTable, thresholds: Thresholds, norms: Float[np.ndarray, "position layer"]
+) -> tuple[ScoreKind, list[Place]] | None:
+    """The next kind of score to compute and its candidates; None when nothing is left.
 
-    Staged: a zero direction or a pruned layer is never scored, KL only where the candidate induces refusal, bypass
-    only where it passes both. Each rule drops a candidate by itself, so the order changes no choice.
+    Exhaustive: every score of every candidate. Staged: only what the choice may depend on.
     """
-    n_positions, n_layers = scores.shape
-    everywhere = [(position, layer) for position in range(-n_positions, 0) for layer in range(n_layers)]
-    if mode == "exhaustive":
-        return everywhere
-    first_pruned = thresholds.first_pruned_layer(n_layers)
-
-    def may_pass(place: Candidate) -> bool:
-        if norms[place] == 0 or place[1] >= first_pruned:
-            return False
-        if kind != "induce" and not _stays(scores.steering_score[place], at_least=thresholds.induce):
-            return False
-        return kind != "bypass" or _stays(-scores.kl_div_score[place], at_least=_negative(thresholds.kl))
-
-    return [place for place in everywhere if may_pass(place)]
-
-
-def _stays(score: float, at_least: float | None) -> bool:
-    return not np.isnan(score) and (at_least is None or score >= at_least)
-
-
-def _negative(value: float | None) -> float | None:
-    return None if value is None else -value
+    if mode == "staged":
+        return next_scores(table.means(), table.done, thresholds, norms)
+    for kind in STAGES:
+        lacking = np.argwhere(~table.done[kind])
+        if len(lacking):
+            return kind, [(int(row) - len(norms), int(layer)) for row, layer in lacking]
+    return None
 
 
 def compute_scores(
@@ -114,23 +90,21 @@ def compute_scores(
     harmful: PromptSet,
     harmless: PromptSet,
     harmless_logits: Float[np.ndarray, "prompt vocab"],
-    wanted: Callable[[str], list[Candidate]],
+    upcoming: Callable[[], tuple[ScoreKind, list[Place]] | None],
     batch_size: int,
     save: Callable[[], None],
 ) -> int:
-    """Compute the scores that are wanted and lacking, kind by kind. Returns how many were computed.
+    """Compute what is upcoming, kind by kind, until nothing is. Returns how many scores were computed.
 
     The model is loaded only if there is something to compute.
     """
     computed = 0
-    for kind in KINDS:
-        lacking = [place for place in wanted(kind) if not table.done[kind][place]]
-        if not lacking:
-            continue
-        say(f"select: {kind} scores of {len(lacking)} candidates")
-        _predict(table, kind, lacking, chat, trainer, directions, harmful, harmless, harmless_logits, batch_size)
+    while (work := upcoming()) is not None:
+        kind, places = work
+        say(f"select: {kind} scores of {len(places)} candidates")
+        _predict(table, kind, places, chat, trainer, directions, harmful, harmless, harmless_logits, batch_size)
         table.read_journal()
-        computed += len(lacking)
+        computed += len(places)
     if computed or any(True for _ in table.journal):
         save()
     return computed
@@ -138,8 +112,8 @@ def compute_scores(
 
 def _predict(
     table: ScoreTable,
-    kind: Any,
-    places: Sequence[Candidate],
+    kind: ScoreKind,
+    places: Sequence[Place],
     chat: ChatModel,
     trainer: TrainerConfig,
     directions: Float[np.ndarray, "position layer d_model"],

@@ -24,6 +24,7 @@ from refusal_lightning.directions.filters import Thresholds
 from refusal_lightning.directions.refusal_score import refusal_scores
 from refusal_lightning.directions.selection import NoCandidateError, Selection
 from refusal_lightning.directions.selection import select as choose
+from refusal_lightning.directions.staging import ScoreKind
 from refusal_lightning.errors import UserError
 from refusal_lightning.models import ChatModel, load_chat_model
 from refusal_lightning.report.plots import plot_scores
@@ -31,7 +32,7 @@ from refusal_lightning.stages.console import is_main_process, say
 from refusal_lightning.stages.files import digest, write_bytes, write_json, write_text
 from refusal_lightning.stages.prompts import PromptSet, drawn_sets
 from refusal_lightning.stages.runs import RunFolder, write_tensor
-from refusal_lightning.stages.scoring import ScoreTable, compute_scores, needed
+from refusal_lightning.stages.scoring import ScoreTable, compute_scores, next_work
 from refusal_lightning.stages.stores import open_complete, store_url
 from refusal_lightning.store import ActivationStore
 from refusal_lightning.writers.journal import Journal
@@ -83,12 +84,9 @@ def select(
         "refusal_tokens": chat.refusal_ids,
     }
     key = f"scores-{digest([chat.identity, depends_on])}"
-    n_prompts = {"bypass": len(harmful), "induce": len(harmless), "kl": len(harmless)}
+    n_prompts: dict[ScoreKind, int] = {"bypass": len(harmful), "induce": len(harmless), "kl": len(harmless)}
     n_positions, n_layers, _ = directions.shape
     table = ScoreTable(opened, key, Journal(run.journal("scores", key)), (n_positions, n_layers), n_prompts)
-
-    def wanted(kind: str) -> list[tuple[int, int]]:
-        return needed(kind, select.mode, table.means(), thresholds, norms)
 
     computed = compute_scores(
         table,
@@ -98,7 +96,7 @@ def select(
         harmful=harmful,
         harmless=harmless,
         harmless_logits=_logits(opened, harmless),
-        wanted=wanted,
+        upcoming=partial(next_work, select.mode, table, thresholds, norms),
         batch_size=select.batch_size,
         save=partial(_save, table, depends_on),
     )

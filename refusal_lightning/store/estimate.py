@@ -56,4 +56,4 @@ def estimate(
     coordinates = len(PER_PROMPT) * (1 + -(-rows // CHUNK)) + 2 * (1 if layout.ragged else 3)
     if layout.ragged:
         coordinates += 1 + -(-rows // CHUNK)
-    return Estimate(total + small, len(specs) * (shards + 1) + coordinates + 1, round(likely) + small)
+    return Estimate(total + small, len(specs) * (shards + 1) + coordinates + 2, round(likely) + small)

@@ -18,19 +18,20 @@ from refusal_lightning.store.objects import Objects, process_lives
 KEY = "prompt/plan.lock"
 """Inside an array's folder, where no zarr reader looks for nodes."""
 WAIT_SECONDS = 60.0
+"""How long to wait for another planner by default."""
 STALE_SECONDS = 900.0
 """Planning takes seconds: a lock of another host that is older than this was left by a process that died."""
 
 
 @contextmanager
-def planning(objects: Objects, wait_seconds: float = WAIT_SECONDS) -> Iterator[Callable[[], None]]:
+def planning(objects: Objects, wait_seconds: float | None = None) -> Iterator[Callable[[], None]]:
     """Hold the store's planning lock; yields a function that raises StoreError should the lock have been taken away.
 
     Raises UserError if another process keeps the lock for longer than the wait.
     """
     mine = {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time(), "id": uuid.uuid4().hex}
     data = json.dumps(mine).encode()
-    deadline = time.monotonic() + wait_seconds
+    deadline = time.monotonic() + (WAIT_SECONDS if wait_seconds is None else wait_seconds)
     while not objects.create(KEY, data):
         found = objects.read(KEY)
         if found is None:

@@ -114,13 +114,13 @@ class LocalObjects:
         partial = _partial(path)
         with explained(self.url, key):
             _make_folder(path.parent)
-            partial.write_bytes(data)
             try:
+                partial.write_bytes(data)
                 path.hardlink_to(partial)  # unlike O_EXCL, the file is never there without its content
             except FileExistsError:
                 return False
             finally:
-                partial.unlink()
+                partial.unlink(missing_ok=True)
         return True
 
     def sizes(self, folder: str) -> dict[str, int | None]:

@@ -55,8 +55,11 @@ class Plan:
 
         The first shard starts on a fresh boundary, since no shard is ever written twice.
         """
-        fresh = list({record.hash: record for record in reversed(records) if record.hash not in self.row_of}.values())
-        fresh.reverse()
+        first: dict[str, PromptRecord] = {}
+        for record in records:
+            if record.hash not in self.row_of:
+                first.setdefault(record.hash, record)
+        fresh = list(first.values())
         if not fresh:
             return [], [], 0
         size = self.geometry.shard_prompts

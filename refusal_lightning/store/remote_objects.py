@@ -46,7 +46,10 @@ class RemoteObjects:
     def write(self, key: str, parts: Iterable[list[Any]]) -> None:
         data = b"".join(memoryview(buffer).cast("B") for buffers in parts for buffer in buffers)
         buffer = default_buffer_prototype().buffer.from_bytes(data)
-        self._run(self._store.set(key, buffer), key)
+        try:
+            self._run(self._store.set(key, buffer), key)
+        except FileNotFoundError as error:
+            raise UserError(f"store {self.url} cannot be written: {error}; does the bucket exist?") from error
 
     def create(self, key: str, data: bytes) -> bool:
         async def put() -> None:
@@ -56,6 +59,8 @@ class RemoteObjects:
             self._run(put(), key)
         except FileExistsError:
             return False
+        except FileNotFoundError as error:
+            raise UserError(f"store {self.url} cannot be written: {error}; does the bucket exist?") from error
         return True
 
     def sizes(self, folder: str) -> dict[str, int | None]:

@@ -2,11 +2,12 @@
 
 import hashlib
 import os
+from dataclasses import replace
 
 import pytest
-from conftest import QUICK
+from conftest import IMPATIENT, QUICK
 
-from refusal_lightning.data.download import Patience, Unavailable, copy, download
+from refusal_lightning.data.download import Unavailable, copy, download
 
 CONTENT = os.urandom(300_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -42,7 +43,8 @@ def test_plain(server, target):
 @pytest.mark.parametrize("mood", ["500", "truncated", "unannounced", "close", "hang"])
 def test_one_bad_answer_is_got_over(server, target, mood):
     server.moods["a.bin"] = [mood]
-    download(f"{server.url}/a.bin", target, DIGEST, len(CONTENT), QUICK)
+    patience = IMPATIENT if mood == "hang" else QUICK
+    download(f"{server.url}/a.bin", target, DIGEST, len(CONTENT), patience)
     assert same(target) and len(server.requests) == 2
 
 
@@ -60,7 +62,7 @@ def test_many_cuts_that_all_bring_something(server, target):
     [
         ("500", "HTTP 500 Internal Server Error, after 3 tries"),
         ("404", "HTTP 404 Not Found"),
-        ("hang", "no answer in 0.3 seconds, after 3 tries"),
+        ("hang", "no answer in 0.4 seconds, after 2 tries"),
         ("drip", "slower than 1000 bytes a second"),
         ("close", "after 3 tries"),
         ("wrong", "another content than expected (27 bytes"),
@@ -70,8 +72,9 @@ def test_many_cuts_that_all_bring_something(server, target):
 )
 def test_a_server_that_stays_bad(server, target, mood, says):
     server.always["a.bin"] = mood
+    patience = IMPATIENT if mood in ("hang", "drip") else QUICK
     with pytest.raises(Unavailable) as error:
-        download(f"{server.url}/a.bin", target, DIGEST, len(CONTENT), QUICK)
+        download(f"{server.url}/a.bin", target, DIGEST, len(CONTENT), patience)
     message = str(error.value)
     assert says in message and message.startswith(f"{server.url}/a.bin: ") and "\n" not in message
     assert error.value.works == (mood in ("404", "wrong", "other_length", "endless"))
@@ -85,7 +88,7 @@ def test_a_server_that_stays_bad(server, target, mood, says):
 def test_the_next_call_asks_for_the_rest_only(server, target):
     server.always["a.bin"] = "truncated"
     with pytest.raises(Unavailable, match="the connection ended after"):
-        download(f"{server.url}/a.bin", target, DIGEST, len(CONTENT), Patience(0.3, 1, 1, 0))
+        download(f"{server.url}/a.bin", target, DIGEST, len(CONTENT), replace(QUICK, most_tries=1))
     server.always.clear()
     server.requests.clear()
     download(f"{server.url}/a.bin", target, DIGEST, len(CONTENT), QUICK)

@@ -5,6 +5,7 @@ import itertools
 import json
 
 import pytest
+from conftest import IMPATIENT, QUICK
 
 from refusal_lightning.data import hub, load_dataset, load_dataset_split, prepare
 from refusal_lightning.data.prepare_config import PrepareConfig, data_prepare
@@ -92,9 +93,10 @@ def test_a_second_run_fetches_nothing(world, tmp_path, serve):
         *((ALPACA, mood) for mood in ("500", "404", "hang", "wrong", "unannounced")),
     ],
 )
-def test_a_bad_server_gives_one_line_and_a_rerun_continues(world, tmp_path, serve, path, mood):
+def test_a_bad_server_gives_one_line_and_a_rerun_continues(world, tmp_path, serve, monkeypatch, path, mood):
     server = serve(world.mirror)
     server.always[path] = mood
+    monkeypatch.setattr(prepare, "PATIENCE", IMPATIENT if mood in ("hang", "drip") else QUICK)
     with pytest.raises(UserError) as error:
         prepare.prepare(tmp_path / "out", server.url, progress=False)
     message = str(error.value)
@@ -107,6 +109,7 @@ def test_a_bad_server_gives_one_line_and_a_rerun_continues(world, tmp_path, serv
     assert not (tmp_path / "out" / "processed" / "harmbench_test.json").exists() or "alpaca" in path
     server.always.clear()
     server.requests.clear()
+    monkeypatch.setattr(prepare, "PATIENCE", QUICK)
     prepare.prepare(tmp_path / "out", server.url, progress=False)
     assert "raw/advbench.csv" not in [asked for asked, _ in server.requests]
     prepare.prepare(tmp_path / "whole", world.mirror, progress=False)

@@ -29,16 +29,18 @@ def test_urls_and_keys(judge):
     for url in ("http://localhost:8000/v1", "https://api.host.ai/v1/", "https://host"):
         settings("url", url)
     for url in ("host/v1", "ftp://host", "https://me:secret@host/v1", "https://host/v1?key=secret", "https://h h"):
-        with pytest.raises(ValueError, match=f"{judge}_url") as caught:
+        with pytest.raises(ValueError, match=f"{judge}_url is not a base URL") as caught:
             settings("url", url)
         assert "secret" not in str(caught.value)
     for name in ("sk-proj-secret", "a1b2c3secret", "my key", ""):
-        with pytest.raises(ValueError, match=f"{judge}_key_env") as caught:
+        with pytest.raises(ValueError, match=f"{judge}_key_env is not the name") as caught:
             settings("key_env", name)
         assert "secret" not in str(caught.value)
 
 
 def test_judge_command_needs_a_judge():
+    with pytest.raises(ValueError, match="concurrency"):
+        JudgeConfig(completions="a", out="b", concurrency=0)
     with pytest.raises(ValueError, match="judges"):
         JudgeConfig(completions="a", out="b", judges=[])
 

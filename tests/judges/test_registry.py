@@ -46,7 +46,8 @@ def test_unknown_judge():
 def test_missing_or_broken_key_is_named_and_never_quoted(monkeypatch, judge, settings, variable, value):
     if value is not None:
         monkeypatch.setenv(variable, value)
-    with pytest.raises(UserError, match=variable) as caught:
+    said = f"set the environment variable {variable}" if not (value or "").strip() else f"{variable} holds characters"
+    with pytest.raises(UserError, match=said) as caught:
         judges_by_name([judge], JudgeSettings(**settings))
     assert not value or not value.strip() or value.split()[0] not in str(caught.value).split()
 

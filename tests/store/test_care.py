@@ -1,0 +1,227 @@
+"""info, verify and repair: what is damaged is found and named, and only that is computed again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stores import LAYOUT, RAGGED, check, data_files, expected, fill, filled, hashes, make, records
+
+from refusal_lightning.errors import UserError
+from refusal_lightning.store import ActivationStore, StoreError, info, repair, verify
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory) -> Path:
+    """A store of two appends with a result, only to be copied."""
+    url = tmp_path_factory.mktemp("good") / "s"
+    store = filled(url, range(30), compression="none", shard_bytes=3000)
+    store.add_prompts(records(range(25, 45)))
+    fill(store)
+    store.save_result("scores", {"kl": np.array([[0.5, np.nan]])}, {"version": 1})
+    return url
+
+
+@pytest.fixture
+def store(good, tmp_path) -> ActivationStore:
+    return ActivationStore.open(shutil.copytree(good, tmp_path / "s"))
+
+
+def _flip(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 0x40
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "lz4"}, {"layout": RAGGED}])
+def test_a_good_store_has_no_problems(options, tmp_path):
+    filled(tmp_path / "s", range(30), **options)
+    seen: list[tuple[int, int]] = []
+    assert verify(tmp_path / "s", progress=lambda done, of: seen.append((done, of))) == []
+    assert seen[-1][0] == seen[-1][1] == len(seen) > 0
+
+
+@pytest.mark.parametrize("where", [0, 0.3, 0.6, 0.9, -1])
+def test_a_flipped_byte(where, store):
+    path = data_files(store, "attn_out")[2]
+    _flip(path, int(where * path.stat().st_size) if where >= 0 else -1)
+    (problem,) = verify(store.url)
+    assert (problem.array, problem.shard, problem.missing) == ("attn_out", 2, False)
+    assert "shard 2 of array attn_out" in problem.what and "\n" not in problem.what
+    with pytest.raises(StoreError, match=r"shard 2 of array attn_out.*damaged"):
+        store.read("attn_out")
+    with pytest.raises(StoreError, match=r"shard 2 of array attn_out.*damaged"):
+        store.mean("attn_out", hashes(range(45)))
+    np.testing.assert_array_equal(store.read("resid_pre").shape, (45, 3, 2, 8))
+    assert repair(store.url) == [problem]
+    assert [shard.index for shard in store_again(store).pending()] == [2]
+    _recompute(store)
+
+
+def test_only_the_damaged_chunk_cannot_be_read(tmp_path):
+    store = filled(tmp_path / "s", range(8), compression="none")
+    path = data_files(store)[0]
+    _flip(path, path.stat().st_size // 3 + 100)
+    np.testing.assert_array_equal(store.read("resid_pre", layers=[0]), expected(LAYOUT, "resid_pre", range(8))[:, :1])
+    with pytest.raises(StoreError, match="layer number 1"):
+        store.read("resid_pre", layers=[1])
+
+
+@pytest.mark.parametrize("cut", [1, 100, 10_000])
+def test_a_truncated_file(cut, store):
+    path = data_files(store)[1]
+    path.write_bytes(path.read_bytes()[:-cut] or b"x")
+    (problem,) = verify(store.url)
+    assert (problem.array, problem.shard) == ("resid_pre", 1)
+    with pytest.raises(StoreError, match="shard 1 of array resid_pre"):
+        store.read("resid_pre")
+    repair(store.url)
+    _recompute(store)
+
+
+def test_a_missing_file(store):
+    data_files(store)[1].unlink()
+    (problem,) = verify(store.url)
+    assert (problem.array, problem.shard, problem.missing) == ("resid_pre", 1, True)
+    again = store_again(store)
+    lost = list(again.shard(1).hashes)
+    with pytest.raises(UserError, match=f"{len(lost)} of 45 prompts are not"):
+        again.rows(hashes(range(45)))
+    with pytest.raises(StoreError, match="is missing"):
+        store.read("resid_pre", again.prompts.row)
+    assert repair(store.url) == []
+    _recompute(store)
+
+
+def test_an_empty_file(store):
+    """What a power loss can leave: an empty shard would read as fill values; here it counts as absent."""
+    path = data_files(store)[1]
+    path.write_bytes(b"")
+    assert [shard.index for shard in store_again(store).pending()] == [1]
+    with pytest.raises(StoreError, match="truncated to 0 bytes"):
+        store.read("resid_pre", store.prompts.row)
+    _recompute(store)
+
+
+def test_a_manifest_edited_by_hand(store):
+    path = Path(store.url, "zarr.json")
+    node = json.loads(path.read_text())
+    node["attributes"]["activation_store"]["identity"]["model"] = "better"
+    path.write_text(json.dumps(node))
+    with pytest.raises(UserError, match="edited by hand"):
+        ActivationStore.open(store.url)
+    (problem,) = verify(store.url)
+    assert problem.key == "zarr.json"
+    repair(store.url)
+    assert verify(store.url) == []
+    check(ActivationStore.open(store.url), range(45))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b'{"node_type": "group"}'])
+def test_a_lost_manifest(content, store):
+    path = Path(store.url, "zarr.json")
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(UserError, match=r"no activation store"):
+        ActivationStore.open(store.url)
+    repair(store.url)
+    check(ActivationStore.open(store.url), range(45))
+
+
+@pytest.mark.parametrize("name", ["prompt", "label", "n_tokens", "position", "token"])
+@pytest.mark.parametrize("file", ["c.0", "zarr.json"])
+def test_damaged_coordinates(name, file, store):
+    path = Path(store.url, name, file)
+    _flip(path, min(30, path.stat().st_size // 2))
+    assert [problem.key for problem in verify(store.url) if problem.shard is None]
+    if name in ("prompt", "label", "n_tokens"):
+        with pytest.raises(StoreError, match=name):
+            ActivationStore.open(store.url)
+    repair(store.url)
+    assert verify(store.url) == []
+    again = ActivationStore.open(store.url)
+    check(again, range(45))
+    assert again.prompts.hashes(label="harmful") == hashes(range(0, 45, 2))
+
+
+def test_wrong_metadata_of_an_array(store):
+    path = Path(store.url, "resid_pre", "zarr.json")
+    path.write_text(path.read_text().replace("45", "44").replace("layer", "head"))
+    (problem,) = verify(store.url)
+    assert problem.key == "resid_pre/zarr.json"
+    repair(store.url)
+    assert verify(store.url) == []
+
+
+def test_a_damaged_result(store):
+    (path,) = Path(store.url, "results", "scores").glob("*/kl/c.*")
+    _flip(path, 3)
+    with pytest.raises(StoreError, match="result scores is damaged"):
+        store.load_result("scores")
+    (problem,) = verify(store.url)
+    assert problem.key == "results/scores"
+    repair(store.url)
+    assert store.load_result("scores") is None and verify(store.url) == []
+
+
+def test_a_shard_of_no_plan(store):
+    paths = data_files(store)
+    shutil.copy(paths[-1], paths[-1].with_name("c.99.0.0.0"))
+    (problem,) = verify(store.url)
+    assert problem.shard == 99
+    repair(store.url)
+    assert verify(store.url) == []
+
+
+def test_what_killed_writers_leave_is_swept(store):
+    partial = Path(store.url, "resid_pre", "c.3.0.0.0.otherhost-12.abc.partial")
+    mine = data_files(store)[0]
+    from refusal_lightning.store.objects import _process_name
+
+    dead = mine.with_name(f"{mine.name}.{_process_name().rpartition('-')[0]}-999999999.abc.partial")
+    live = mine.with_name(f"{mine.name}.{_process_name()}.abc.partial")
+    for path in (partial, dead, live):
+        path.write_bytes(b"half")
+    assert verify(store.url) == []
+    store.add_prompts([])
+    assert not dead.exists() and live.exists() and partial.exists()
+
+
+def test_info(store):
+    store.add_prompts(records([100]))
+    told = info(store.url)
+    json.dumps(told)
+    assert told["prompts"] == {"planned": 46, "complete": 45}
+    assert told["shards"]["planned"] == told["shards"]["complete"] + 1
+    harmful = next(row for row in told["contents"] if row["label"] == "harmful")
+    assert (harmful["planned"], harmful["complete"]) == (24, 23)
+    assert told["bytes"] == sum(p.stat().st_size for n in LAYOUT.array_names for p in data_files(store, n))
+    assert told["results"] == ["scores"] and told["identity"]["model"] == "made-up"
+
+
+def test_care_of_no_store(tmp_path):
+    for care in (info, verify, repair):
+        with pytest.raises(UserError):
+            care(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_newer_format(store):
+    path = Path(store.url, "zarr.json")
+    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(UserError, match=r"format version 2.*update refusal_lightning"):
+        ActivationStore.open(store.url)
+
+
+def store_again(store: ActivationStore) -> ActivationStore:
+    return ActivationStore.open(store.url)
+
+
+def _recompute(store: ActivationStore) -> None:
+    """Continue as `cache` does, and find the store whole."""
+    again = make(store.url)
+    fill(again)
+    assert verify(store.url) == []
+    check(again, range(45))

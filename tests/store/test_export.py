@@ -1,0 +1,63 @@
+"""Exports hold the selected values exactly, for readers that know no zarr."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from stores import LAYOUT, RAGGED, expected, filled, hashes, record
+
+from refusal_lightning.errors import UserError
+from refusal_lightning.store import Layout, export
+
+
+def test_npz(tmp_path):
+    filled(tmp_path / "s", range(40))
+    out = tmp_path / "out.npz"
+    assert export(tmp_path / "s", out, "npz", arrays=["attn_out"], layers=[2], label="harmless") == 20
+    loaded = np.load(out, allow_pickle=False)
+    numbers = range(1, 40, 2)
+    np.testing.assert_array_equal(loaded["attn_out"], expected(LAYOUT, "attn_out", numbers)[:, [2]])
+    assert loaded["hash"].tolist() == hashes(numbers) and set(loaded["label"]) == {"harmless"}
+    assert loaded["layer"].tolist() == [2] and loaded["position"].tolist() == [-2, -1]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.npz", "s"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_safetensors(dtype, compression, tmp_path):
+    layout = Layout(("resid_pre",), (0, 1), (-1,), d_model=6, vocab_size=5, dtype=dtype)
+    filled(tmp_path / "s", range(20), layout=layout, compression=compression)
+    out = tmp_path / "out.safetensors"
+    assert export(tmp_path / "s", out) == 20
+    tensors = load_file(out)
+    assert tensors["resid_pre"].dtype == getattr(torch, dtype)
+    for name in layout.array_names:
+        np.testing.assert_array_equal(tensors[name].float().numpy(), expected(layout, name, range(20)))
+    with safe_open(out, "np") as file:
+        about = file.metadata()
+    assert json.loads(about["hash"]) == hashes(range(20)) and json.loads(about["identity"])["model"] == "made-up"
+
+
+def test_all_positions(tmp_path):
+    filled(tmp_path / "s", range(20), layout=RAGGED)
+    export(tmp_path / "s", tmp_path / "out.safetensors", label="harmful")
+    tensors = load_file(tmp_path / "out.safetensors")
+    numbers = range(0, 20, 2)
+    np.testing.assert_array_equal(tensors["resid_pre"].numpy(), expected(RAGGED, "resid_pre", numbers))
+    assert tensors["n_tokens"].tolist() == [record(n).n_tokens for n in numbers]
+
+
+def test_mistakes(tmp_path):
+    filled(tmp_path / "s", range(3))
+    with pytest.raises(UserError, match="no complete prompts with"):
+        export(tmp_path / "s", tmp_path / "out", split="test")
+    with pytest.raises(UserError, match="safetensors or npz"):
+        export(tmp_path / "s", tmp_path / "out", "csv")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="holds no 'mlp_out'"):
+        export(tmp_path / "s", tmp_path / "out", arrays=["mlp_out"])
+    assert [p.name for p in tmp_path.iterdir()] == ["s"]

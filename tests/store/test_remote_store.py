@@ -1,0 +1,135 @@
+"""The same store at URLs: fsspec's memory file system, and S3 as moto's server on loopback speaks it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from stores import LAYOUT, RAGGED, check, fill, hashes, make, record, records
+
+from refusal_lightning.errors import UserError
+from refusal_lightning.store import ActivationStore, StoreError, export, info, repair, verify
+from refusal_lightning.store.objects import open_objects
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[dict[str, Any]]:
+    """Storage options of an S3 server with an empty bucket `bucket`."""
+    lacking = [name for name in ("moto", "flask", "s3fs") if importlib.util.find_spec(name) is None]
+    if lacking:
+        pytest.skip(f"needs {', '.join(lacking)} (pip install 'moto[server]' s3fs)")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "MOTO_ALLOW_NONEXISTENT_REGION": "1"},
+    )
+    try:
+        for _ in range(300):
+            try:
+                urllib.request.urlopen(urllib.request.Request(f"{url}/bucket", method="PUT"), timeout=5)
+                break
+            except OSError:
+                assert server.poll() is None
+                time.sleep(0.1)
+        yield {"key": "test", "secret": "test", "client_kwargs": {"endpoint_url": url, "region_name": "us-east-1"}}
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture(params=["memory", "s3"])
+def place(request) -> dict[str, Any]:
+    """Arguments that name a fresh remote store."""
+    name = uuid.uuid4().hex
+    if request.param == "memory":
+        return {"url": f"memory://{name}/s.zarr"}
+    return {"url": f"s3://bucket/{name}/s.zarr", "storage_options": request.getfixturevalue("s3")}
+
+
+@pytest.mark.parametrize("layout", [LAYOUT, RAGGED])
+def test_the_whole_life_of_a_store(place, layout, tmp_path):
+    assert not ActivationStore.exists(**place)
+    store = make(**place, layout=layout, compression="none", shard_bytes=4000)
+    assert store.add_prompts(records(range(20))) == 20
+    first, *_ = store.pending()
+    fill(store)
+    assert store.add_prompts(records(range(15, 25))) == 5
+    other = ActivationStore.open(**place)
+    fill(other)
+    check(other, range(24, -1, -1))
+    assert store.complete(hashes(range(25)))
+    np.testing.assert_allclose(
+        store.mean("resid_pre", hashes(range(25)), layers=[2])[0],
+        store.read("resid_pre", layers=[2])[:, 0].mean(axis=0),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+    store.save_result("r", {"x": np.array([np.nan, 1.0])}, {"a": 1})
+    store.save_result("r", {"x": np.array([np.nan, 2.0])}, {"a": 2})
+    assert (other.load_result("r") or ({}, {}))[1] == {"a": 2} and other.results() == ["r"]
+    assert info(**place)["prompts"] == {"planned": 25, "complete": 25}
+    assert verify(**place) == []
+    export(place["url"], tmp_path / "x.npz", "npz", storage_options=place.get("storage_options"))
+    assert np.load(tmp_path / "x.npz")["resid_pre"].shape == store.read("resid_pre").shape
+    with pytest.raises(UserError, match=r"layout\.layers"):
+        make(**place, layout=type(layout)(**{**layout.to_json(), "layers": (0, 1)}))
+
+
+def test_damage(place):
+    store = make(**place, shard_bytes=4000)
+    store.add_prompts(records(range(20)))
+    fill(store)
+    objects = open_objects(**place)
+    data = bytearray(objects.read("resid_pre/c.1.0.0.0") or b"")
+    data[10] ^= 1
+    objects.write("resid_pre/c.1.0.0.0", [[bytes(data)]])
+    with pytest.raises(StoreError, match=r"shard 1 of array resid_pre.*damaged"):
+        store.read("resid_pre")
+    (problem,) = verify(**place)
+    assert problem.shard == 1
+    repair(**place)
+    again = ActivationStore.open(**place)
+    assert [shard.index for shard in again.pending()] == [1]
+    fill(again)
+    check(again, range(20))
+
+
+def test_zarr_reads_s3(s3):
+    import zarr
+
+    url = f"s3://bucket/{uuid.uuid4().hex}"
+    store = make(url, storage_options=s3)
+    store.add_prompts(records(range(5)))
+    fill(store)
+    array = zarr.open_group(url, mode="r", storage_options=s3)["resid_pre"]
+    np.testing.assert_array_equal(np.asarray(array[:5]), store.read("resid_pre"))  # type: ignore[index]
+
+
+def test_one_planner_at_a_time(place):
+    make(**place)
+    objects = open_objects(**place)
+    assert objects.create("prompt/plan.lock", b"{}")
+    assert not objects.create("prompt/plan.lock", b"{}")
+    objects.delete("prompt/plan.lock")
+    assert ActivationStore.open(**place).add_prompts([record(1)]) == 1
+
+
+def test_no_such_bucket(s3):
+    with pytest.raises((UserError, StoreError)) as caught:
+        make(f"s3://nowhere-{uuid.uuid4().hex}/x", storage_options=s3)
+    assert "\n" not in str(caught.value)
