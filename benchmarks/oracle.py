@@ -54,10 +54,11 @@ def compare(work: Path) -> bool:
     theirs = torch.load(SHARED / "oracle" / "organism.pt", weights_only=True).numpy()
     norms = np.linalg.norm(theirs, axis=-1)
     error = np.linalg.norm(ours - theirs, axis=-1)
-    relative = (error[norms > 0] / norms[norms > 0]).max()
-    zero_rows = bool((error[norms == 0] == 0).all())
+    zero = norms <= 1e-8  # layer 0 at template positions: the naive sums leave rounding errors of 1e-14 there
+    relative = (error[~zero] / norms[~zero]).max()
+    zero_rows = bool((ours[zero] == 0).all())
     ok &= _check("mean_diffs, largest relative error", f"{relative:.2e}", MEAN_DIFF_BOUND, relative <= MEAN_DIFF_BOUND)
-    ok &= _check("zero candidates exactly zero", zero_rows, True, zero_rows)
+    ok &= _check(f"the {zero.sum()} zero candidates exactly zero", zero_rows, True, zero_rows)
 
     rows = json.loads((run / "select_direction" / "direction_evaluations.json").read_text())
     reference = {(r["position"], r["layer"]): r for r in oracle["rows"]}

@@ -12,15 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from moody_server import MoodyServer
+from moody_server import QUICK, MoodyServer
 
 from refusal_lightning.data import prepare
-from refusal_lightning.data.download import Patience
 from refusal_lightning.data.sources import SOURCES
-
-# A busy machine may take its time over a good answer; only where none will come is the wait short.
-QUICK = Patience(timeout=5.0, tries=3, pause=0.0, slowest=1000)
-IMPATIENT = Patience(timeout=0.4, tries=2, pause=0.0, slowest=1000)
 
 
 @pytest.fixture

@@ -8,6 +8,12 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from refusal_lightning.data.download import Patience
+
+# A busy machine may take its time over a good answer; only where none will come is the wait short.
+QUICK = Patience(timeout=5.0, tries=3, pause=0.0, slowest=1000)
+IMPATIENT = Patience(timeout=0.4, tries=2, pause=0.0, slowest=1000)
+
 
 class MoodyServer(ThreadingHTTPServer):
     """Serves a folder. ``moods[path]`` are the next answers to a path, each used up once; then it behaves.

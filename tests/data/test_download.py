@@ -5,7 +5,7 @@ import os
 from dataclasses import replace
 
 import pytest
-from conftest import IMPATIENT, QUICK
+from moody_server import IMPATIENT, QUICK
 
 from refusal_lightning.data.download import Unavailable, copy, download
 

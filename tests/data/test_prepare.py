@@ -5,7 +5,7 @@ import itertools
 import json
 
 import pytest
-from conftest import IMPATIENT, QUICK
+from moody_server import IMPATIENT, QUICK
 
 from refusal_lightning.data import hub, load_dataset, load_dataset_split, prepare
 from refusal_lightning.data.prepare_config import PrepareConfig, data_prepare

@@ -2,7 +2,7 @@
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from refusal_lightning.data import splits as recipe
 from refusal_lightning.data.splits import DRAWN, harmful_splits, require_disjoint, three_way
@@ -22,6 +22,7 @@ def texts(rows):
     return [row["instruction"] for row in rows]
 
 
+@settings(max_examples=40)
 @given(st.fixed_dictionaries({name: prompts for name in NAMES}), st.integers(0, 5))
 def test_no_instruction_in_two_splits(sets, seed):
     splits = harmful_splits(sets, seed)

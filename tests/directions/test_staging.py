@@ -101,7 +101,9 @@ def test_early_stopping_keeps_the_best(
     exact = CandidateScores(*(prompts[kind].mean(-1) for kind in ("bypass", "induce", "kl")))
     have, done = empty_scores(means.shape), {kind: np.zeros(means.shape, dtype=bool) for kind in STAGES}
     ruled_out: dict[Place, str] = {}
-    while (step := next_scores(have, done, thresholds, norms, ruled_out)) is not None:
+    for _ in range(3 * norms.size + 1):
+        if (step := next_scores(have, done, thresholds, norms, ruled_out)) is None:
+            break
         kind, places = step
         place = places[rng.integers(len(places))]
         partial = PartialMean(np.full(n, -bound), np.full(n, math.inf if kind == "kl" else bound))
@@ -113,6 +115,8 @@ def test_early_stopping_keeps_the_best(
         if place not in ruled_out:
             getattr(have, FIELDS[kind])[place] = partial.low
             done[kind][place] = True
+    else:
+        pytest.fail("a candidate was asked for twice")
     expected = chosen(exact, thresholds, norms)
     found = chosen(have, thresholds, norms, ruled_out=ruled_out)
     assert (found and found[:keep]) == (expected and expected[:keep])

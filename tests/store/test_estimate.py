@@ -51,7 +51,7 @@ def _specs(store):
 def test_files_at_100_000_prompts(compression, dtype):
     """Fewer than 2,000 files for 100,000 prompts x 32 layers x 5 positions, with the logits too."""
     layout = Layout(("resid_pre",), tuple(range(32)), (-5, -4, -3, -2, -1), 4096, vocab_size=128_256, dtype=dtype)
-    assert estimate(layout, Encoding(compression), 100_000).files < 2000  # type: ignore[arg-type]
+    assert estimate(layout, Encoding(compression), 100_000).files < 2000
 
 
 @given(
