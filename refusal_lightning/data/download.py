@@ -136,6 +136,7 @@ def _attempt(url: str, part: Path, size: int | None, patience: Patience, advance
             window, since = time.monotonic(), have
             while chunk := answer.read1(_CHUNK):
                 file.write(chunk)
+                file.flush()
                 have += len(chunk)
                 if advance is not None:
                     advance(have, total or size)

@@ -15,8 +15,12 @@ CHUNK_BYTES = 1 << 20
 """Aim for the uncompressed size of an inner chunk: small enough for a CPU's cache, large enough for a disk."""
 OBJECTS = 1000
 """Aim for the number of shard files of a store, over all arrays."""
-SMALLEST, LARGEST = 32 * 10**6, 512 * 10**6
-"""Bounds of a shard's uncompressed bytes, over all arrays, where the user gives none. A writing process holds four."""
+SMALLEST, USUAL, LARGEST = 16 * 10**6, 64 * 10**6, 512 * 10**6
+"""A shard's uncompressed bytes, over all arrays, where the user gives none. Below USUAL, waiting for the disk after
+each shard costs more than a tenth of the time; smaller ones are for small stores, so that several processes share
+the work. A writing process holds up to four shards."""
+SHARES = 16
+"""Shards that even a small store is divided into, if they reach SMALLEST."""
 TYPICAL_TOKENS = 64
 """Tokens per prompt where nothing is known, for stores of all positions."""
 
@@ -148,7 +152,8 @@ def plan_geometry(
     bytes_of = {name: row_bytes(layout, encoding, name) for name in layout.array_names}
     hooks = sum(bytes_of[name] for name in layout.hook_points)
     per_prompt = hooks * (mean_tokens if layout.ragged else 1) + bytes_of.get(LOGITS, 0)
-    shard_bytes = encoding.shard_bytes or _auto_shard_bytes(per_prompt * prompts, len(layout.array_names))
+    planned = per_prompt * prompts if n_prompts else USUAL * SHARES
+    shard_bytes = encoding.shard_bytes or _auto_shard_bytes(planned, len(layout.array_names))
     group_bytes = bytes_of[layout.hook_points[0]] // len(layout.layers)
     if layout.ragged:
         least = max(longest or 1, 8)
@@ -165,7 +170,8 @@ def plan_geometry(
 
 
 def _auto_shard_bytes(total: float, arrays: int) -> float:
-    return min(max(total * arrays / OBJECTS, SMALLEST), LARGEST)
+    shared = min(max(total / SHARES, SMALLEST), USUAL)
+    return min(max(total * arrays / OBJECTS, shared), LARGEST)
 
 
 def _rows(target: int, group_bytes: int, least: int = 1) -> tuple[int, int]:

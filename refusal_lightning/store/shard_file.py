@@ -54,7 +54,7 @@ def encode(spec: ArraySpec, compression: Compression, data: np.ndarray) -> Itera
         payload = compress(compression, stored_chunk(spec, part))
         return place, [payload, checksum(payload)]
 
-    # Without compression the work is copying, and a second thread would only wait for the first.
+    # Without compression only checksums are left to do: handing chunks between threads would cost more than they do.
     threads = 1 if compression == "none" else thread_count(data.nbytes)
     index = np.full((spec.blocks, spec.groups, 2), ABSENT, dtype="<u8")
     offset = 0

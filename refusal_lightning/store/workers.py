@@ -52,7 +52,7 @@ def run_all(
 
 
 def in_order(work: Callable[[Task], Result], tasks: Iterable[Task], threads: int) -> Iterator[Result]:
-    """Results in the order of the tasks, computed a few ahead of the one asked for."""
+    """Results in the order of the tasks, computed in threads, a few ahead of the one asked for; 1 thread: in this one."""
     if threads <= 1:
         yield from map(work, tasks)
         return
@@ -61,7 +61,7 @@ def in_order(work: Callable[[Task], Result], tasks: Iterable[Task], threads: int
         try:
             for task in tasks:
                 ahead.append(pool.submit(work, task))
-                if len(ahead) > threads:
+                if len(ahead) > threads + 1:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()

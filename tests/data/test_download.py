@@ -40,6 +40,19 @@ def test_plain(server, target):
     assert seen[-1] == (len(CONTENT), len(CONTENT)) and [h for h, _ in seen] == sorted(h for h, _ in seen)
 
 
+def test_what_has_come_is_in_the_file_at_once(server, target):
+    """A killed process loses none of it."""
+    (server.folder / "b.bin").write_bytes(b"12345")
+    server.moods["b.bin"] = ["drip"]
+    kept = []
+
+    def advance(have, total):
+        kept.append((target.parent / ".a.bin.part").stat().st_size == have)
+
+    download(f"{server.url}/b.bin", target, patience=QUICK, advance=advance)
+    assert target.read_bytes() == b"12345" and len(kept) > 1 and all(kept)
+
+
 @pytest.mark.parametrize("mood", ["500", "truncated", "unannounced", "close", "hang"])
 def test_one_bad_answer_is_got_over(server, target, mood):
     server.moods["a.bin"] = [mood]

@@ -286,6 +286,13 @@ def test_a_question_that_is_turned_down_leaves_the_others_alone(judge_at):
     assert len(answers) == 5
 
 
+def test_many_questions_turned_down_but_not_in_a_row_stop_nothing(judge_at):
+    n = 3 * (HOPELESS + 2)
+    with bad_server(lambda q, tries: Act(status=400) if _right(q) is UNSAFE else SAFE) as server:
+        verdicts = judge_at(server, concurrency=2)(_pairs(n), {})
+    assert [v.complied for v in verdicts] == [None if i % 3 == 0 else False for i in range(n)]
+
+
 def test_an_endpoint_that_turns_everything_down_is_left_alone_soon(judge_at):
     with bad_server(lambda q, n: Act(status=400, body="unknown model")) as server:
         with pytest.raises(UserError, match=r"in a row.*unknown model"):
