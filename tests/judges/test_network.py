@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from email.utils import formatdate
+from typing import Any
 
 import pytest
 from bad_server import LONGEST_HANG_S, Act, BadServer, bad_server
@@ -362,6 +364,20 @@ def test_check_asks_once_and_tells_what_is_wrong(judge_at):
         pytest.raises(UserError, match="no model"),
     ):
         judge_at(server).check()
+
+
+@pytest.mark.parametrize("status", [200, 401])
+def test_connections_are_closed_in_the_end(judge_at, status):
+    opened: list[Any] = []
+    with bad_server(lambda q, n: Act(status=status)) as server:
+        judge = judge_at(server)
+        connect = judge.source.connect
+        source = dataclasses.replace(judge.source, connect=lambda: opened.append(connect()) or opened[-1])
+        with contextlib.suppress(UserError):
+            dataclasses.replace(judge, source=source)(_pairs(3), {})
+    (endpoint,) = opened
+    closed = endpoint._client.is_closed
+    assert closed() if callable(closed) else closed
 
 
 def test_works_where_an_event_loop_runs(judge_at):
