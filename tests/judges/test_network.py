@@ -372,7 +372,12 @@ def test_connections_are_closed_in_the_end(judge_at, status):
     with bad_server(lambda q, n: Act(status=status)) as server:
         judge = judge_at(server)
         connect = judge.source.connect
-        source = dataclasses.replace(judge.source, connect=lambda: opened.append(connect()) or opened[-1])
+
+        def connect_and_tell() -> Any:
+            opened.append(connect())
+            return opened[-1]
+
+        source = dataclasses.replace(judge.source, connect=connect_and_tell)
         with contextlib.suppress(UserError):
             dataclasses.replace(judge, source=source)(_pairs(3), {})
     (endpoint,) = opened
