@@ -52,7 +52,7 @@ def run_all(
 
 
 def in_order(work: Callable[[Task], Result], tasks: Iterable[Task], threads: int) -> Iterator[Result]:
-    """Results in the order of the tasks, computed in threads, a few ahead of the one asked for; 1 thread: in this one."""
+    """Results in the order of the tasks, computed in threads a few ahead of the one asked for (1: in this one)."""
     if threads <= 1:
         yield from map(work, tasks)
         return
