@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -56,15 +57,22 @@ def decoded(objects: Mapping[str, bytes], name: str) -> np.ndarray:
 
 
 def read_array(objects: Objects, name: str) -> np.ndarray:
-    """One coordinate array. Raises StoreError if it is damaged or missing."""
-    found: dict[str, bytes] = {}
-    for file in objects.sizes(name):
-        if file == "zarr.json" or (file.startswith("c.") and not file.endswith(".partial")):
-            data = objects.read(f"{name}/{file}")
-            if data:
-                found[f"{name}/{file}"] = data
+    """One coordinate array, of one axis. Raises StoreError if it is damaged or missing.
+
+    Chunks are asked for by name: a listing may pass over a file that is being replaced.
+    """
     try:
+        metadata = objects.read(f"{name}/zarr.json") or b""
+        described = json.loads(metadata)
+        (length,), (chunk,) = described["shape"], described["chunk_grid"]["configuration"]["chunk_shape"]
+        found = {f"{name}/zarr.json": metadata}
+        for number in range(-(-length // chunk)):
+            key = f"{name}/c.{number}"
+            if data := objects.read(key):
+                found[key] = data
         return decoded(found, name)
+    except StoreError:
+        raise
     except Exception as error:
         raise StoreError(
             f"store {objects.url}: coordinate array {name} is damaged or missing ({type(error).__name__}: {error})"

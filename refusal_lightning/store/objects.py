@@ -124,11 +124,13 @@ class LocalObjects:
         return True
 
     def sizes(self, folder: str) -> dict[str, int | None]:
-        try:
-            with os.scandir(self.root / folder) as entries:
-                return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
+        found: dict[str, int | None] = {}
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.root / folder) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):  # a partial file that got its name in the meantime
+                    if entry.is_file():
+                        found[entry.name] = entry.stat().st_size
+        return found
 
     def size(self, key: str) -> int | None:
         try:

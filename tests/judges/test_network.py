@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import os
 import random
 import signal
 import subprocess
@@ -34,6 +33,10 @@ def transport(request, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("TOGETHER_API_KEY", KEY)
     return request.param
+
+
+once = pytest.mark.parametrize("transport", ["openai"], indirect=True)
+"""For long tests of what both transports share."""
 
 
 @pytest.fixture
@@ -83,7 +86,7 @@ def _mishap(rng: random.Random) -> Act:
 def test_a_thousand_requests_of_all_kinds(judge_at, transport, tmp_path):
     """Every completion is judged exactly once, and rightly, whatever happens on the way."""
     rng, hangs = random.Random(7), 0
-    count = 500 if transport == "openai" else 100  # a thousand requests and more over one of the two
+    count = 500 if transport == "openai" else 60  # a thousand requests and more over one of the two
 
     def behave(question: str, tries: int) -> Act:
         nonlocal hangs
@@ -98,7 +101,7 @@ def test_a_thousand_requests_of_all_kinds(judge_at, transport, tmp_path):
     with bad_server(behave) as server:
         path = tmp_path / "answers.jsonl"
         verdicts = judge_at(server, timeout_s=2.0, concurrency=16)(pairs + pairs[:20], AnswerFile(path))
-        assert len(server.requests) >= 2 * count
+        assert len(server.requests) >= (1000 if count == 500 else 100)
         assert set(server.answered.values()) == {1}
         assert len(server.answered) == count
         assert server.most_at_once <= 16 + hangs, "a request that was given up may still hang at the server"
@@ -191,6 +194,7 @@ def test_hopeless_statuses_end_it_at_once(judge_at, status):
     assert "no way" in str(caught.value)
 
 
+@once
 def test_no_credit_halfway_keeps_what_was_paid_for(judge_at, tmp_path):
     """Answers under way when the credit ends are kept, and the next run asks only for the rest."""
     paid = 0
@@ -302,6 +306,7 @@ def test_an_endpoint_that_turns_everything_down_is_left_alone_soon(judge_at):
         assert len(server.requests) <= HOPELESS + 2
 
 
+@once
 def test_one_poisonous_question_does_not_stop_the_rest(judge_at):
     """It fails for its deadline while others are answered: it is given up, not the endpoint."""
 
@@ -344,6 +349,7 @@ def test_nobody_listens(judge_at):
         judge_at(server, deadline_s=0.5).check()
 
 
+@once
 def test_concurrency_and_pace_are_kept(judge_at):
     with bad_server(lambda q, n: dataclasses.replace(SAFE, hang=0.02)) as server:
         judge_at(server, concurrency=3)(_pairs(30), {})
@@ -423,23 +429,21 @@ import sys
 from refusal_lightning.judges.config import JudgeConfig
 from refusal_lightning.judges.judge_file import judge_completions
 folder, url = sys.argv[1:]
-where = {} if url == "together" else {"llama_guard_url": url, "llama_guard_key_env": "TOGETHER_API_KEY"}
 judge_completions(JudgeConfig(completions=f"{folder}/in.json", out=f"{folder}/out.json", judges=["llama_guard"],
-                              concurrency=2, **where))
+                              concurrency=2, llama_guard_url=url, llama_guard_key_env="TOGETHER_API_KEY"))
 """
 
 
-def test_a_killed_judging_continues(transport, tmp_path):
+@once
+def test_a_killed_judging_continues(tmp_path):
     """kill -9, twice; what was answered is never asked again, and the result is that of an undisturbed run."""
     rows = [{"category": "c", "prompt": f"question {i}", "response": LONG} for i in range(45)]
     (tmp_path / "in.json").write_text(json.dumps(rows))
     path = tmp_path / "out.json.answers.jsonl"
     with bad_server(lambda q, n: dataclasses.replace(_right(q), hang=0.02)) as server:
-        where = ["together"] if transport == "together" else [f"{server.url}/v1"]
-        environment = os.environ | {"TOGETHER_BASE_URL": server.url}
-        command = [sys.executable, "-c", SCRIPT, str(tmp_path), *where]
-        for stop_at in (12, 28) if transport == "openai" else (20,):
-            process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        command = [sys.executable, "-c", SCRIPT, str(tmp_path), f"{server.url}/v1"]
+        for stop_at in (12, 28):
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             while len(server.requests) < stop_at and process.poll() is None:
                 time.sleep(0.005)
             process.send_signal(signal.SIGKILL)
@@ -447,7 +451,7 @@ def test_a_killed_judging_continues(transport, tmp_path):
             assert not (tmp_path / "out.json").exists()
             kept = len(AnswerFile(path))
             assert kept >= stop_at - 4
-        assert subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout
         assert len(AnswerFile(path)) == 45
         assert sum(server.tries.values()) <= 45 + 2 * 2, "only what was under way at a kill is asked again"
     evaluation = json.loads((tmp_path / "out.json").read_text())

@@ -1,6 +1,6 @@
 """A process that writes to a made-up store, for tests that kill it: ``writer.py URL COUNT [PART PARTS]``.
 
-Says "writing" when it begins; with PART and PARTS it writes every PARTS-th pending shard only, beginning at PART.
+Says "writing" when it begins, and the number of each shard once it is written; with PART and PARTS it writes every PARTS-th pending shard only, beginning at PART.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ def main(url: str, count: int, part: int = 0, parts: int = 1) -> None:
     print("writing", flush=True)
     for shard in store.pending()[part::parts]:
         store.write_shard(shard.index, shard_arrays(store.layout, shard))
+        print(shard.index, flush=True)
 
 
 if __name__ == "__main__":
