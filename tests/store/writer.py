@@ -1,6 +1,7 @@
 """A process that writes to a made-up store, for tests that kill it: ``writer.py URL COUNT [PART PARTS]``.
 
-Says "writing" when it begins, and the number of each shard once it is written; with PART and PARTS it writes every PARTS-th pending shard only, beginning at PART.
+Says "writing" when it begins, and the number of each shard once it is written; with PART and PARTS it writes every
+PARTS-th pending shard only, beginning at PART.
 """
 
 from __future__ import annotations
