@@ -12,7 +12,10 @@ from typing import Any, Literal
 Dtype = Literal["float32", "bfloat16", "float16"]
 HookPoint = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
 InterventionName = Literal["baseline", "ablation", "actadd"]
-Compression = Literal["zstd", "lz4", "none"]
+Compression = Literal["lz4", "zstd", "none"]
+
+
+_CREDENTIALS = {"key", "secret", "token", "password", "username", "access_key", "secret_key", "access_token"}
 
 
 def _require(condition: bool, key: str, value: object, wanted: str) -> None:
@@ -81,13 +84,22 @@ class StoreConfig:
 
     root: str = "activation_store"
     """Folder or URL (s3://bucket/folder, ...) of the stores; each store's name is derived from its identity."""
-    compression: Compression = "zstd"
-    """zstd (smallest), lz4 or none; all keep every bit."""
+    compression: Compression = "lz4"
+    """lz4 (fast, nearly the smallest), zstd (slow, the smallest) or none; all keep every bit."""
     shard_mb: float | None = None
     """Uncompressed MB of a shard, the unit that is written whole (default: 32 or more, by the planned total)."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What fsspec is told about a URL, e.g. {endpoint_url: "http://host:9000"} for s3; credentials come from the
+    environment only."""
 
     def __post_init__(self) -> None:
         _require(self.shard_mb is None or self.shard_mb > 0, "store.shard_mb", self.shard_mb, "above 0")
+        secret = [name for name in self.options if name.lower() in _CREDENTIALS]
+        if secret:
+            raise ValueError(
+                f"store.options holds {secret[0]}: give credentials in the environment (AWS_ACCESS_KEY_ID ...), so "
+                "that they are in no file"
+            )
 
 
 @dataclass
@@ -124,12 +136,22 @@ class CacheConfig:
     """Prompts per forward pass. Batches are fixed by the store's shards, not by the number of processes."""
     hook_points: list[HookPoint] = field(default_factory=lambda: ["resid_pre"])
     """What to keep of every block: resid_pre, resid_mid, resid_post, attn_out, mlp_out (`select` needs resid_pre)."""
+    positions: Literal["eoi", "all"] | int = "eoi"
+    """Of which tokens: `eoi` (those of the template after the instruction), the last so many, or `all` of a prompt."""
+    layers: list[int] | None = None
+    """Of which blocks, from 0 (default: all; `select` needs all)."""
     datasets: list[str] = field(default_factory=list)
     """Further instructions to cache whole: names such as harmful_test, or sets under `processed/`."""
 
     def __post_init__(self) -> None:
         _positive("cache.batch_size", self.batch_size)
-        _require("resid_pre" in self.hook_points, "cache.hook_points", self.hook_points, "a list with resid_pre")
+        different = len(set(self.hook_points)) == len(self.hook_points) > 0
+        _require(different, "cache.hook_points", self.hook_points, "one or more different hook points")
+        if not isinstance(self.positions, str):
+            _positive("cache.positions", self.positions)
+        if self.layers is not None:
+            ascending = self.layers == sorted(set(self.layers)) and bool(self.layers) and self.layers[0] >= 0
+            _require(ascending, "cache.layers", self.layers, "a list of different layers from 0 up, ascending")
 
 
 @dataclass

@@ -7,65 +7,19 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import yaml
+from runs import write_config, write_data
 from tiny_models import N_LAYERS, N_POSITIONS
 
 from refusal_lightning.cli import main
 from refusal_lightning.models import load_chat_model
 
-WORDS = ("walk", "garden", "letter", "forest", "vector", "people", "list", "children", "France", "week", "help")
-
-
-def _instructions(kind: str, split: str, count: int) -> list[dict[str, str]]:
-    """Made-up requests of several lengths; a random model neither refuses nor complies, so any text will do."""
-    verb = "Explain" if kind == "harmful" else "Write"
-    rows = []
-    for i in range(count):
-        words = [WORDS[(i * 5 + j * 3 + len(split)) % len(WORDS)] for j in range(1 + i % 9)]
-        rows.append({"instruction": f"{verb} {split} {i}: {' '.join(words)}", "category": f"c{i % 2}"})
-    return rows
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    (root / "splits").mkdir()
-    for kind in ("harmful", "harmless"):
-        for split, count in (("train", 24), ("val", 6), ("test", 5)):
-            path = root / "splits" / f"{kind}_{split}.json"
-            path.write_text(json.dumps(_instructions(kind, split, count)))
-    return root
-
-
-def _config(folder: Path, model: Path, data: Path, **changes: dict) -> str:
-    """A configuration without any filter, since a random model passes none."""
-    config: dict[str, dict[str, Any]] = {
-        "model": {"name": str(model), "alias": "tiny", "refusal_tokens": ["I"]},
-        "data": {"root": str(data), "n_train": 20, "n_val": 5},
-        "store": {"root": str(folder / "store"), "shard_mb": 0.02},
-        "runs": {"root": str(folder / "runs")},
-        "trainer": {"accelerator": "cpu", "progress_bar": False},
-        "cache": {"batch_size": 3},
-        "select": {
-            "mode": "exhaustive",
-            "harmful_threshold": None,
-            "harmless_threshold": None,
-            "kl_threshold": None,
-            "induce_threshold": None,
-            "batch_size": 4,
-        },
-        "evaluate": {"max_new_tokens": 6, "batch_size": 2},
-    }
-    for section, values in changes.items():
-        config[section] = {**config[section], **values}
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return str(path)
+    return write_data(tmp_path_factory.mktemp("data") / "made-up")
 
 
 def _artifacts(folder: Path) -> dict[str, bytes]:
@@ -86,7 +40,7 @@ def _artifacts(folder: Path) -> dict[str, bytes]:
 def finished(tmp_path_factory, tiny_llama_folder, data) -> Path:
     """A folder with an undisturbed run of all three stages."""
     folder = tmp_path_factory.mktemp("run")
-    config = _config(folder, tiny_llama_folder, data)
+    config = write_config(folder, tiny_llama_folder, data)
     for stage in ("cache", "select", "evaluate"):
         assert main([stage, "--config", config]) == 0
     return folder
@@ -190,7 +144,7 @@ def test_staged_selects_the_same(finished, tiny_llama_folder, data, tmp_path):
     for mode in ("exhaustive", "staged"):
         folder = tmp_path / mode
         folder.mkdir()
-        config = _config(
+        config = write_config(
             folder, tiny_llama_folder, data, select={"mode": mode, "kl_threshold": kl, "induce_threshold": induce}
         )
         assert main(["cache", "--config", config]) == 0
@@ -239,7 +193,7 @@ sys.exit(main(sys.argv[2:]))
 )
 def test_killed_and_started_again(finished, tiny_llama_folder, data, tmp_path, stage, steps):
     """SIGKILL twice in the middle of a stage; the next start ends with the same files."""
-    config = _config(tmp_path, tiny_llama_folder, data)
+    config = write_config(tmp_path, tiny_llama_folder, data)
     for earlier in ("cache", "select", "evaluate"):
         if earlier == stage:
             for step in steps:
@@ -253,7 +207,7 @@ def test_killed_and_started_again(finished, tiny_llama_folder, data, tmp_path, s
 
 def test_a_smaller_run_after_a_killed_one(tiny_llama_folder, data, tmp_path, capsys):
     """Its prompts share shards with prompts that it does not know: said before anything is loaded."""
-    config = _config(tmp_path, tiny_llama_folder, data)
+    config = write_config(tmp_path, tiny_llama_folder, data)
     command = [sys.executable, "-c", KILLED, "3", "cache", "--config", config]
     assert subprocess.run(command, capture_output=True, cwd=Path(__file__).parents[1]).returncode == -signal.SIGKILL
     assert "a run that did not finish planned" in _fails(capsys, "cache", "--config", config, "--data.n_train", "9")
@@ -279,13 +233,13 @@ def _fails(capsys, *argv: str) -> str:
 
 
 def test_stages_out_of_order(tmp_path, tiny_llama_folder, data, capsys):
-    config = _config(tmp_path, tiny_llama_folder, data)
+    config = write_config(tmp_path, tiny_llama_folder, data)
     assert "run `cache`" in _fails(capsys, "select", "--config", config)
     assert "run `select` first" in _fails(capsys, "evaluate", "--config", config)
 
 
 def test_mistakes_in_one_line(tmp_path, tiny_llama_folder, data, capsys):
-    config = _config(tmp_path, tiny_llama_folder, data)
+    config = write_config(tmp_path, tiny_llama_folder, data)
     cases = {
         ("--model.name", str(tmp_path / "no-model")): "there is no folder",
         ("--model.family", "lama"): "model.family 'lama' is not known",
@@ -302,7 +256,7 @@ def test_mistakes_in_one_line(tmp_path, tiny_llama_folder, data, capsys):
 def test_unwritable_folders(tmp_path, tiny_llama_folder, data, capsys, finished):
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
-    config = _config(tmp_path, tiny_llama_folder, data)
+    config = write_config(tmp_path, tiny_llama_folder, data)
     message = _fails(capsys, "cache", "--config", config, "--store.root", str(blocked / "store"))
     assert "is not a folder; choose another place for the store" in message
     config = str(finished / "config.yaml")

@@ -44,7 +44,7 @@ COMMANDS = {
     "select": Command(
         "find the refusal direction from the store and choose the best candidate",
         "refusal_lightning.stages.select:select",
-        ("model", "data", "store", "trainer", "runs", "select"),
+        ("model", "data", "store", "trainer", "runs", "cache", "select"),
     ),
     "evaluate": Command(
         "measure refusal and loss under baseline, ablation and activation addition",

@@ -1,9 +1,10 @@
-"""Reading activations at the end-of-instruction positions, and the baseline's next-token logits."""
+"""Reading activations of prompts, and the baseline's next-token logits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -28,27 +29,33 @@ class PromptBatch:
 class ActivationBatch:
     """What a forward pass leaves for the store, by array name.
 
-    Hook points are ``[prompt, layer, position, d_model]`` in the model's dtype, ``next_token_logits`` is
-    ``[prompt, vocab]`` in float32 or better.
+    Hook points are ``[prompt, layer, position, d_model]`` in the model's dtype (``[token, layer, d_model]``, one
+    prompt's tokens after the other's, where all tokens are read), ``next_token_logits`` is ``[prompt, vocab]``.
     """
 
     shard: int
     rows: list[int]
-    arrays: dict[str, Float[Tensor, "prompt ..."]]
+    arrays: dict[str, Float[Tensor, "row ..."]]
 
 
 class ActivationModule(ModelModule):
-    """``predict_step`` returns the hook points of all layers at the last ``n_positions`` tokens of each prompt."""
+    """``predict_step`` returns hook points of blocks at the last ``positions`` tokens of each prompt, or at all."""
 
-    def __init__(self, model: ChatModel, hook_points: Sequence[str]) -> None:
+    def __init__(
+        self, model: ChatModel, hook_points: Sequence[str], layers: Sequence[int], positions: int | Literal["all"]
+    ) -> None:
         super().__init__(model)
-        self.hook_points = list(hook_points)
+        self.hook_points, self.layers, self.positions = list(hook_points), list(layers), positions
 
     def predict_step(self, batch: PromptBatch, batch_idx: int = 0) -> ActivationBatch:
-        n = self.model.n_positions
-        layers = range(self.model.n_layers)
-        with capture_residuals(self.bridge, self.hook_points, layers, lambda x: x[:, -n:]) as captured:
+        def take(activation: Float[Tensor, "prompt token d_model"]) -> Tensor:
+            return activation[real] if self.positions == "all" else activation[:, -self.positions :]
+
+        real = batch.mask.bool()
+        with capture_residuals(self.bridge, self.hook_points, self.layers, take) as captured:
             logits = self.bridge(batch.ids, attention_mask=batch.mask, use_cache=False, logits_to_keep=1)
-        arrays = {point: torch.stack([captured[point, layer] for layer in layers], dim=1) for point in self.hook_points}
+        arrays = {
+            point: torch.stack([captured[point, layer] for layer in self.layers], dim=1) for point in self.hook_points
+        }
         arrays["next_token_logits"] = logits[:, -1].float()
         return ActivationBatch(batch.shard, batch.rows, arrays)

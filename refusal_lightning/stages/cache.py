@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Any
 
 from refusal_lightning.config import CacheConfig, DataConfig, ModelConfig, StoreConfig, TrainerConfig
 from refusal_lightning.data import load_dataset
@@ -12,13 +13,15 @@ from refusal_lightning.errors import UserError
 from refusal_lightning.models import ChatModel, load_chat_model
 from refusal_lightning.models.tokens import left_pad, length_batches
 from refusal_lightning.stages.console import say
+from refusal_lightning.stages.files import digest
 from refusal_lightning.stages.prompts import PromptSet, drawn_sets, prompt_set
-from refusal_lightning.stages.stores import store_encoding, store_layout, store_url
-from refusal_lightning.store import ActivationStore, PromptRecord, Shard
+from refusal_lightning.stages.stores import position_tokens, store_encoding, store_layout, store_url
+from refusal_lightning.stages.versions import package_versions
+from refusal_lightning.store import ActivationStore, Layout, PromptRecord, Shard
 
 
 def cache(model: ModelConfig, data: DataConfig, store: StoreConfig, trainer: TrainerConfig, cache: CacheConfig) -> None:
-    """Put the drawn training and validation prompts, and any further datasets, into the model's store.
+    """Put the drawn training and validation prompts, and any further datasets, into the store.
 
     Continues where a killed run stopped; loads no weights when there is nothing to do.
     """
@@ -28,28 +31,53 @@ def cache(model: ModelConfig, data: DataConfig, store: StoreConfig, trainer: Tra
         instructions = load_dataset(name, instructions_only=True, root=data.root)
         sets[name] = prompt_set(name, instructions, chat)
     tokens = {h: ids for s in sets.values() for h, ids in zip(s.hashes, s.token_ids, strict=True)}
-    url = store_url(chat, store)
-    layout = store_layout(chat, cache.hook_points)
+    url = store_url(chat, store, cache)
+    layout = store_layout(chat, cache)
+    _refuse_short_prompts(layout, tokens)
+    lengths = [len(ids) for ids in tokens.values()]
     opened = ActivationStore.create_or_open(
         url,
         chat.identity,
         layout,
         store_encoding(store),
-        position_tokens=[chat.tokenizer.decode([i]) for i in chat.eoi_ids],
+        store.options,
+        position_tokens=position_tokens(chat, layout),
         planned=len(tokens),
+        planned_tokens=sum(lengths),
+        longest=max(lengths),
     )
-    lacking = len(opened.lacking(list(tokens)))
+    lacking = opened.lacking(list(tokens))
     if not lacking:
         say(f"cache: nothing to do, all {len(tokens)} prompts are in {url}")
         return
     _refuse_foreign_shards(opened, tokens)
-    bound = opened.estimate(lacking)
-    opened.check_space(bound)
-    say(f"cache: {lacking} of {len(tokens)} prompts to run, at most {bound.bytes / 1e6:,.0f} MB, to {url}")
+    records = records_of(sets)
+    needed = opened.estimate_for(records)
+    say(
+        f"cache: {len(lacking)} of {len(tokens)} prompts to run, about {needed.likely_bytes / 1e6:,.0f} MB (at most "
+        f"{needed.bytes / 1e6:,.0f} MB) in {needed.files} files, to {url}"
+    )
+    opened.check_space(needed)
+    made_with = {
+        "model": model.name,
+        "packages": package_versions(),
+        "datasets": {name: {"prompts": len(s), "digest": digest(s.hashes)} for name, s in sets.items()},
+    }
     started = time.perf_counter()
-    _run(chat, trainer, cache, opened, _records(sets), tokens)
+    fill(opened, chat, trainer, cache.batch_size, records, tokens, made_with)
     seconds = time.perf_counter() - started
-    say(f"cache: done, {lacking} prompts in {seconds:.0f} s ({lacking / seconds:.1f} prompts/s)")
+    say(f"cache: done, {len(lacking)} prompts in {seconds:.0f} s ({len(lacking) / seconds:.1f} prompts/s)")
+
+
+def _refuse_short_prompts(layout: Layout, tokens: dict[str, list[int]]) -> None:
+    if isinstance(layout.positions, str):
+        return
+    shortest = min(len(ids) for ids in tokens.values())
+    if shortest < len(layout.positions):
+        raise UserError(
+            f"cache.positions is {len(layout.positions)} and the shortest prompt has {shortest} tokens; choose at most "
+            "that many, or `all`"
+        )
 
 
 def _refuse_foreign_shards(store: ActivationStore, tokens: dict[str, list[int]]) -> None:
@@ -62,7 +90,7 @@ def _refuse_foreign_shards(store: ActivationStore, tokens: dict[str, list[int]])
         )
 
 
-def _records(sets: dict[str, PromptSet]) -> list[PromptRecord]:
+def records_of(sets: dict[str, PromptSet]) -> list[PromptRecord]:
     """One record per different prompt, shortest first, so that a shard's prompts are of similar length."""
     records: dict[str, PromptRecord] = {}
     for name, prompts in sets.items():
@@ -80,14 +108,16 @@ def _records(sets: dict[str, PromptSet]) -> list[PromptRecord]:
     return sorted(records.values(), key=lambda r: (r.n_tokens, r.hash))
 
 
-def _run(
+def fill(
+    store: ActivationStore,
     chat: ChatModel,
     trainer: TrainerConfig,
-    config: CacheConfig,
-    store: ActivationStore,
+    batch_size: int,
     records: list[PromptRecord],
     tokens: dict[str, list[int]],
+    made_with: dict[str, Any] | None = None,
 ) -> None:
+    """Plan the prompts that the store lacks and run what is pending of them; ``tokens`` gives ids by prompt hash."""
     from refusal_lightning.data.work import WorkDataModule
     from refusal_lightning.modules.activations import ActivationModule, PromptBatch
     from refusal_lightning.stages.trainer import run_predict
@@ -98,13 +128,15 @@ def _run(
     def batches(shard: Shard) -> Iterator[PromptBatch]:
         # Batches follow from the shard alone, so its bytes do not depend on who computes it, or when.
         prompts = [tokens[prompt] for prompt in shard.hashes]
-        for rows in length_batches([len(p) for p in prompts], config.batch_size):
+        for rows in length_batches([len(p) for p in prompts], batch_size):
             yield PromptBatch(shard.index, rows, *left_pad([prompts[row] for row in rows]))
 
-    writer = StoreWriter(store.write_shard, lambda index: store.shard(index).n_rows)
-    work = WorkDataModule(pending=lambda: store.pending(hashes), expand=batches, prepare=lambda: _plan(store, records))
-    run_predict(trainer, ActivationModule(chat, config.hook_points), work, [writer])
+    def plan() -> None:
+        store.add_prompts(records, made_with)
 
-
-def _plan(store: ActivationStore, records: list[PromptRecord]) -> None:
-    store.add_prompts(records)
+    last = store.layout.positions
+    module = ActivationModule(
+        chat, store.layout.hook_points, store.layout.layers, last if isinstance(last, str) else len(last)
+    )
+    work = WorkDataModule(pending=lambda: store.pending(hashes), expand=batches, prepare=plan)
+    run_predict(trainer, module, work, [StoreWriter(store)])

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import json
-from typing import Literal
+from typing import Any, Literal
 
 from refusal_lightning.store import StoreError, care
 from refusal_lightning.store.export import export
 
 
-def store_info(url: str) -> None:
+def store_info(url: str, options: dict[str, Any] | None = None) -> None:
     """Print what is in a store as JSON: what made it, prompts, completeness, sizes.
 
     Args:
         url: The store's folder or URL.
+        options: What fsspec is told about a URL, as store.options of a configuration.
     """
-    print(json.dumps(care.info(url), indent=2, ensure_ascii=False))
+    print(json.dumps(care.info(url, options), indent=2, ensure_ascii=False))
 
 
-def store_verify(url: str) -> None:
+def store_verify(url: str, options: dict[str, Any] | None = None) -> None:
     """Recompute every checksum and check every promise of the manifest.
 
     Args:
         url: The store's folder or URL.
+        options: What fsspec is told about a URL, as store.options of a configuration.
     """
-    problems = care.verify(url)
+    problems = care.verify(url, options)
     for problem in problems:
         print(problem.what)
     damaged = [problem for problem in problems if not problem.missing]
@@ -34,13 +36,14 @@ def store_verify(url: str) -> None:
     print(f"{url} is sound" + (f"; {missing} arrays of shards are not computed yet (run `cache`)" if missing else ""))
 
 
-def store_repair(url: str) -> None:
+def store_repair(url: str, options: dict[str, Any] | None = None) -> None:
     """Drop what is damaged, so that `cache` computes just that again. Not while a job writes to the store.
 
     Args:
         url: The store's folder or URL.
+        options: What fsspec is told about a URL, as store.options of a configuration.
     """
-    problems = care.repair(url)
+    problems = care.repair(url, options)
     for problem in problems:
         print(problem.what)
     print(f"{len(problems)} problems mended or dropped in {url}" + ("; run `cache` again" if problems else ""))
@@ -55,6 +58,7 @@ def store_export(
     label: str | None = None,
     split: str | None = None,
     dataset: str | None = None,
+    options: dict[str, Any] | None = None,
 ) -> None:
     """Write complete prompts' arrays to one file.
 
@@ -67,6 +71,17 @@ def store_export(
         label: Only prompts with this label, such as harmful.
         split: Only prompts of this split, such as train.
         dataset: Only prompts of this dataset.
+        options: What fsspec is told about a URL, as store.options of a configuration.
     """
-    count = export(url, out, format, arrays=arrays, layers=layers, label=label, split=split, dataset=dataset)
+    count = export(
+        url,
+        out,
+        format,
+        arrays=arrays,
+        layers=layers,
+        label=label,
+        split=split,
+        dataset=dataset,
+        storage_options=options,
+    )
     print(f"{count} prompts written to {out}")

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import io
 import json
-import platform
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from refusal_lightning import __version__
 from refusal_lightning.errors import UserError
 from refusal_lightning.stages.files import writable_folder, write_bytes, write_json
-
-_PACKAGES = ("torch", "lightning", "transformer-lens", "transformers", "tokenizers", "zarr", "numpy")
+from refusal_lightning.stages.versions import package_versions
 
 
 class RunFolder:
@@ -87,11 +83,7 @@ class RunFolder:
         record = self.read_record()
         record[stage] = dict(entry)
         record.setdefault("timings", {})[f"{stage}_seconds"] = round(seconds, 3)
-        record["versions"] = {
-            "python": platform.python_version(),
-            "refusal_lightning": __version__,
-            **{name: version(name) for name in _PACKAGES},
-        }
+        record["versions"] = package_versions()
         write_json(self.record, record)
 
     def load_direction(self) -> tuple[torch.Tensor, int, int]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from refusal_lightning.config import (
+    CacheConfig,
     DataConfig,
     ModelConfig,
     RunsConfig,
@@ -33,7 +34,7 @@ from refusal_lightning.stages.files import digest, write_bytes, write_json, writ
 from refusal_lightning.stages.prompts import PromptSet, drawn_sets
 from refusal_lightning.stages.runs import RunFolder, write_tensor
 from refusal_lightning.stages.scoring import ScoreTable, compute_scores, next_work
-from refusal_lightning.stages.stores import open_complete, store_url
+from refusal_lightning.stages.stores import open_complete, require_candidates
 from refusal_lightning.store import ActivationStore
 from refusal_lightning.writers.journal import Journal
 
@@ -56,6 +57,7 @@ def select(
     store: StoreConfig,
     trainer: TrainerConfig,
     runs: RunsConfig,
+    cache: CacheConfig,
     select: SelectConfig,
 ) -> None:
     """Filter prompts, take mean differences, score the candidates that may win, and choose (paper, section 2.3-2.4).
@@ -67,12 +69,15 @@ def select(
     sets = drawn_sets(chat, data)
     run = RunFolder(runs.root, chat.alias)
     run.prepare()
-    opened = open_complete(chat, store, [h for s in sets.values() for h in s.hashes])
+    require_candidates(chat, cache)
+    opened = open_complete(chat, store, cache, [h for s in sets.values() for h in s.hashes])
     kept = filter_prompts(opened, chat, sets, select)
     counts = {name: [len(f.prompts), f.drawn] for name, f in kept.items()}
     say("select: prompts kept " + ", ".join(f"{name} {k} of {n}" for name, (k, n) in counts.items()))
 
-    directions = mean_differences(opened, kept["harmful_train"].prompts, kept["harmless_train"].prompts)
+    directions = mean_differences(
+        opened, kept["harmful_train"].prompts, kept["harmless_train"].prompts, chat.n_positions
+    )
     norms = np.linalg.norm(directions, axis=-1)
     thresholds = Thresholds(select.kl_threshold, select.induce_threshold, select.prune_layers)
     harmful, harmless = kept["harmful_val"].prompts, kept["harmless_val"].prompts
@@ -101,7 +106,7 @@ def select(
         save=partial(_save, table, depends_on),
     )
     if not computed:
-        say(f"select: nothing to compute, all scores are in {store_url(chat, store)}")
+        say(f"select: nothing to compute, all scores are in {opened.url}")
     if not is_main_process():
         return
 
@@ -131,7 +136,7 @@ def select(
         {
             "config": {"model": asdict(model), "data": asdict(data), "select": asdict(select)},
             "model": chat.identity,
-            "store": store_url(chat, store),
+            "store": opened.url,
             "prompts": {
                 name: {"drawn": f.drawn, "kept": len(f.prompts), "hash": digest(f.prompts.hashes)}
                 for name, f in kept.items()
@@ -194,9 +199,12 @@ def _logits(store: ActivationStore, prompts: PromptSet) -> np.ndarray:
     return store.read("next_token_logits", store.rows(prompts.hashes))
 
 
-def mean_differences(store: ActivationStore, harmful: PromptSet, harmless: PromptSet) -> np.ndarray:
+def mean_differences(store: ActivationStore, harmful: PromptSet, harmless: PromptSet, n_positions: int) -> np.ndarray:
     """Harmful minus harmless means (paper, eq. 1 and 2), float64 ``[position, layer, d_model]``."""
-    difference = store.mean("resid_pre", harmful.hashes) - store.mean("resid_pre", harmless.hashes)
+    positions = range(-n_positions, 0)
+    difference = store.mean("resid_pre", harmful.hashes, positions=positions) - store.mean(
+        "resid_pre", harmless.hashes, positions=positions
+    )
     return np.ascontiguousarray(difference.transpose(1, 0, 2))
 
 

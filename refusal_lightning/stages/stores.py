@@ -1,31 +1,44 @@
-"""Which store belongs to a model: its place follows from what its activations depend on."""
+"""Which store belongs to a model and to what is cached of it: its place follows from what it holds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from refusal_lightning.config import StoreConfig
+from refusal_lightning.config import CacheConfig, StoreConfig
 from refusal_lightning.errors import UserError
 from refusal_lightning.models import ChatModel
 from refusal_lightning.stages.files import digest
 from refusal_lightning.store import ActivationStore, Encoding, Layout
 
 
-def store_url(model: ChatModel, config: StoreConfig) -> str:
-    """Where the model's store is: ``ROOT/ALIAS-HASH.zarr``, the hash over the model's identity."""
-    return f"{config.root.rstrip('/')}/{model.alias}-{digest(model.identity)}.zarr"
+def store_url(model: ChatModel, store: StoreConfig, cache: CacheConfig) -> str:
+    """Where the store is: ``ROOT/ALIAS-HASH.zarr``, the hash over the model's identity and the layout."""
+    made_of = [model.identity, store_layout(model, cache).to_json()]
+    return f"{store.root.rstrip('/')}/{model.alias}-{digest(made_of)}.zarr"
 
 
-def store_layout(model: ChatModel, hook_points: Sequence[str]) -> Layout:
-    """What is stored per prompt: hook points of all layers at the eoi positions, and the next-token logits."""
+def store_layout(model: ChatModel, cache: CacheConfig) -> Layout:
+    """What is stored per prompt: hook points of blocks at positions, and the next-token logits. Raises UserError."""
+    layers = tuple(range(model.n_layers)) if cache.layers is None else tuple(cache.layers)
+    if layers[-1] >= model.n_layers:
+        raise UserError(f"cache.layers names layer {layers[-1]}; {model.alias} has layers 0 to {model.n_layers - 1}")
+    last = model.n_positions if cache.positions == "eoi" else cache.positions
     return Layout(
-        hook_points=tuple(hook_points),
-        layers=tuple(range(model.n_layers)),
-        positions=tuple(range(-model.n_positions, 0)),
+        hook_points=tuple(cache.hook_points),
+        layers=layers,
+        positions=last if isinstance(last, str) else tuple(range(-last, 0)),
         d_model=model.d_model,
         vocab_size=model.vocab_size,
         dtype=model.dtype,  # type: ignore[arg-type]
     )
+
+
+def position_tokens(model: ChatModel, layout: Layout) -> list[str] | None:
+    """Text of the token at each position; empty where it differs between prompts."""
+    if isinstance(layout.positions, str):
+        return None
+    known = {i - model.n_positions: model.tokenizer.decode([token]) for i, token in enumerate(model.eoi_ids)}
+    return [known.get(position, "") for position in layout.positions]
 
 
 def store_encoding(config: StoreConfig) -> Encoding:
@@ -34,16 +47,32 @@ def store_encoding(config: StoreConfig) -> Encoding:
     return Encoding(compression=config.compression, shard_bytes=shard_bytes)
 
 
-def open_complete(model: ChatModel, config: StoreConfig, hashes: Sequence[str]) -> ActivationStore:
-    """The model's store, when it holds all these prompts; raises UserError that says to run `cache` otherwise."""
-    url = store_url(model, config)
-    if not ActivationStore.exists(url):
+def open_complete(model: ChatModel, store: StoreConfig, cache: CacheConfig, hashes: Sequence[str]) -> ActivationStore:
+    """The store, when it holds all these prompts; raises UserError that says to run `cache` otherwise."""
+    url = store_url(model, store, cache)
+    if not ActivationStore.exists(url, store.options):
         raise UserError(f"there is no activation store {url}; run `cache` with the same configuration first")
-    store = ActivationStore.open(url)
-    lacking = store.lacking(hashes)
+    opened = ActivationStore.open(url, store.options)
+    lacking = opened.lacking(hashes)
     if lacking:
         raise UserError(
             f"{len(lacking)} of {len(set(hashes))} prompts are not in {url}; run `cache` with the same configuration "
             "first (it continues where it stopped)"
         )
-    return store
+    return opened
+
+
+def require_candidates(model: ChatModel, cache: CacheConfig) -> None:
+    """Raises UserError if what is cached is not enough to make the candidates: resid_pre, all layers, eoi positions."""
+    if "resid_pre" not in cache.hook_points:
+        raise UserError(f"cache.hook_points is {cache.hook_points}; candidates are made from resid_pre, so add it")
+    if cache.layers is not None and len(cache.layers) < model.n_layers:
+        raise UserError(
+            f"cache.layers names {len(cache.layers)} of {model.n_layers} layers; candidates are made from all layers, "
+            "so leave it out"
+        )
+    if isinstance(cache.positions, int) and cache.positions < model.n_positions:
+        raise UserError(
+            f"cache.positions is {cache.positions}; candidates are made from the {model.n_positions} "
+            "end-of-instruction tokens, so keep at least those"
+        )

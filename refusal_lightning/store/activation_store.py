@@ -14,6 +14,7 @@ from refusal_lightning.store.errors import StoreError
 from refusal_lightning.store.estimate import Estimate, estimate
 from refusal_lightning.store.geometry import ArraySpec, array_specs, plan_geometry
 from refusal_lightning.store.layout import LOGITS, Encoding, Layout, PromptRecord, Shard
+from refusal_lightning.store.lazy import LazyArray
 from refusal_lightning.store.lock import planning
 from refusal_lightning.store.manifest import (
     Manifest,
@@ -144,11 +145,13 @@ class ActivationStore:
 
     # ---- planning
 
-    def add_prompts(self, records: Sequence[PromptRecord]) -> int:
+    def add_prompts(self, records: Sequence[PromptRecord], made_with: Mapping[str, Any] | None = None) -> int:
         """Plan rows for the prompts that are lacking, in the order given; how many were. No data are written yet.
 
+        ``made_with`` is any JSON that the manifest keeps beside them for people to read, such as package versions.
         Raises UserError if another process is planning all the while, or if the store cannot be written.
         """
+        note = plain_json(made_with or {}, self.url)
         for name in ("", *coordinates.PER_PROMPT, *self.layout.array_names):
             self._objects.sweep(name)
         self.refresh()
@@ -159,7 +162,7 @@ class ActivationStore:
             rows, fresh, shards = self._plan.new_rows(records)
             if fresh:
                 plan = Plan(self._manifest.geometry, [*self._plan.records, *rows])
-                manifest = self._manifest.with_segment(shards, fresh)
+                manifest = self._manifest.with_segment(shards, fresh, note)
                 write_plan(self._objects, manifest, plan)
                 check()
                 write_manifest(self._objects, manifest)  # last: until here, readers see the store as it was
@@ -213,6 +216,18 @@ class ActivationStore:
         geometry = self._manifest.geometry
         return estimate(self.layout, self.encoding, n_prompts, n_tokens, geometry=geometry)
 
+    def estimate_for(self, records: Sequence[PromptRecord]) -> Estimate:
+        """What adding those prompts that are not planned, and writing all that are not complete, will take."""
+        self.refresh()
+        _, fresh, shards = self._plan.new_rows(records)
+        pending = self.pending([record.hash for record in records])
+        n_prompts = len(fresh) + sum(shard.n_rows for shard in pending)
+        n_tokens = sum(record.n_tokens for record in fresh) + sum(sum(shard.n_tokens) for shard in pending)
+        geometry = self._manifest.geometry
+        return estimate(
+            self.layout, self.encoding, n_prompts, n_tokens, geometry=geometry, shards=shards + len(pending)
+        )
+
     def check_space(self, bound: Estimate) -> None:
         """Raises UserError if the disk cannot hold what is planned."""
         free = self._objects.free_bytes()
@@ -258,18 +273,42 @@ class ActivationStore:
         rows: Sequence[int] | np.ndarray | None = None,
         layers: Sequence[int] | None = None,
         dtype: Any = np.float32,
+        positions: Sequence[int] | None = None,
     ) -> np.ndarray:
-        """Rows of an array in the order asked for (default: all complete), of some layers (default: all).
+        """Rows of an array in the order asked for (default: all complete), of some layers and positions (default: all).
 
         [prompt, layer, position, d_model], or [prompt, vocab] for the logits, float32 or float64. With all positions
-        stored: [token, layer, d_model], the prompts' tokens one prompt after the other; ``token_offsets`` says where.
+        stored: [token, layer, d_model], the prompts' tokens one prompt after the other; ``token_offsets`` says where;
+        with ``positions``, as -1 for the last, [prompt, layer, position, d_model] of these too.
         Raises StoreError, never returns wrong numbers, if data are damaged.
         """
         source = self._source(name)
         groups = self._groups(source.spec, layers)
         rows = self._checked(self.complete_rows() if rows is None else rows)
+        if positions is not None and source.spec.dims[0] == "token":
+            tokens = np.stack([self._token_rows_at(rows, position) for position in positions], axis=1)
+            out = read_rows(source, tokens.reshape(-1), groups, np.dtype(dtype))
+            return out.reshape(*tokens.shape, len(groups), self.layout.d_model).swapaxes(1, 2)
         out = read_rows(source, self._array_rows(source.spec, rows), groups, np.dtype(dtype))
-        return out.reshape(len(out), *self._shape(source.spec, groups))
+        out = out.reshape(len(out), *self._shape(source.spec, groups))
+        return out if positions is None else out[:, :, self._position_places(source.spec, positions)]
+
+    def __getitem__(self, name: str) -> LazyArray:
+        """An array of the prompts that are complete now, in order of rows, to be sliced: ``store["resid_pre"][:8, 3]``.
+
+        Raises UserError for hook points where all positions are stored: ``read`` gives those.
+        """
+        source = self._source(name)
+        if source.spec.dims[0] == "token":
+            raise UserError(
+                f"store {self.url} holds all tokens of each prompt: use read({name!r}, rows, positions=...)"
+            )
+        rows, held = self.complete_rows(), self.layout.layers
+
+        def read(places: np.ndarray, layers: np.ndarray | None) -> np.ndarray:
+            return self.read(name, rows[places], None if layers is None else [held[i] for i in layers.tolist()])
+
+        return LazyArray((len(rows), *source.spec.shape), source.spec.dims, read)
 
     def token_offsets(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """[prompt + 1] int64: prompt i's tokens are rows ``offsets[i]:offsets[i + 1]`` of what ``read`` returns."""
@@ -289,13 +328,24 @@ class ActivationStore:
         cuts = np.flatnonzero(np.diff(rows // self._manifest.geometry.shard_prompts)) + 1
         return [part for part in np.split(rows, cuts) if len(part)]
 
-    def mean(self, name: str, hashes: Sequence[str], layers: Sequence[int] | None = None) -> np.ndarray:
+    def mean(
+        self,
+        name: str,
+        hashes: Sequence[str],
+        layers: Sequence[int] | None = None,
+        positions: Sequence[int] | None = None,
+    ) -> np.ndarray:
         """Mean over prompts, float64: [layer, position, d_model] ([vocab] for logits); one chunk in memory at a time.
 
-        With all positions stored, the mean is over all tokens: [layer, d_model].
+        With all positions stored and none named, the mean is over all tokens: [layer, d_model].
         """
         source, groups, rows = self._selected(name, hashes, layers)
-        return moments.mean(source, rows, groups).reshape(self._shape(source.spec, groups))
+        if positions is not None and source.spec.dims[0] == "token":
+            prompts = self.rows(hashes)
+            at = [moments.mean(source, self._token_rows_at(prompts, position), groups) for position in positions]
+            return np.stack(at, axis=1)
+        out = moments.mean(source, rows, groups).reshape(self._shape(source.spec, groups))
+        return out if positions is None else out[:, self._position_places(source.spec, positions)]
 
     def covariance(
         self, name: str, hashes: Sequence[str], layers: Sequence[int] | None = None, ddof: int = 1
@@ -374,6 +424,25 @@ class ActivationStore:
         starts = self._plan.token_starts
         spans = [np.arange(starts[row], starts[row] + self._plan.records[row].n_tokens) for row in rows.tolist()]
         return np.concatenate(spans or [np.zeros(0, np.int64)])
+
+    def _token_rows_at(self, rows: np.ndarray, position: int) -> np.ndarray:
+        """Rows of the token axis of one position, counted from the end, of each prompt."""
+        n_tokens = np.array([record.n_tokens for row in rows.tolist() if (record := self._plan.records[row])])
+        if position >= 0 or (len(n_tokens) and position < -n_tokens.min()):
+            raise UserError(
+                f"position {position} was asked for; positions are negative, and the shortest of the prompts in "
+                f"store {self.url} has {n_tokens.min()} tokens"
+            )
+        return self._plan.token_starts[rows] + n_tokens + position
+
+    def _position_places(self, spec: ArraySpec, positions: Sequence[int]) -> list[int]:
+        if "position" not in spec.dims:
+            raise UserError(f"{spec.name} has no positions")
+        held = list(self.layout.positions)
+        absent = [position for position in positions if position not in held]
+        if absent:
+            raise UserError(f"store {self.url} holds no positions {absent}; there are {held}")
+        return [held.index(position) for position in positions]
 
     def _selected(
         self, name: str, hashes: Sequence[str], layers: Sequence[int] | None

@@ -8,8 +8,16 @@ from refusal_lightning.store.coordinates import CHUNK, PER_PROMPT
 from refusal_lightning.store.geometry import Geometry, array_specs, plan_geometry
 from refusal_lightning.store.layout import Encoding, Layout
 
-RATIOS: dict[tuple[str, str], float] = {}
-"""Stored bytes per uncompressed byte, by (compression, dtype), as measured; see docs/store.md."""
+RATIOS = {
+    ("lz4", "float32"): 0.88,
+    ("lz4", "float16"): 0.95,
+    ("lz4", "bfloat16"): 0.40,
+    ("zstd", "float32"): 0.88,
+    ("zstd", "float16"): 0.90,
+    ("zstd", "bfloat16"): 0.36,
+}
+"""Stored bytes per byte of the type on disk (float32 for compressed bfloat16), by (compression, dtype), as
+`benchmarks/compression.py` measured them on real activations."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +39,19 @@ def estimate(
     n_tokens_total: int | None = None,
     *,
     geometry: Geometry | None = None,
+    shards: int | None = None,
 ) -> Estimate:
     """Bound of the bytes and number of files of ``n_prompts`` added at once to a fresh store (of this geometry).
 
-    ``n_tokens_total`` is needed for stores of all positions; their shards are packed by prompts of unknown length,
-    so the bound takes each to be three quarters full at least.
+    ``n_tokens_total`` is needed for stores of all positions; how many ``shards`` these make depends on each prompt's
+    length, and where it is not given they are taken to be three quarters full at least.
     """
     geometry = geometry or plan_geometry(layout, encoding, n_prompts, n_tokens_total)
     specs = array_specs(layout, encoding, geometry)
-    shards = -(-n_prompts // geometry.shard_prompts)
-    if geometry.shard_tokens is not None:
-        shards = max(shards, -(-(n_tokens_total or 0) * 4 // (3 * geometry.shard_tokens)))
+    if shards is None:
+        shards = -(-n_prompts // geometry.shard_prompts)
+        if geometry.shard_tokens is not None:
+            shards = max(shards, -(-(n_tokens_total or 0) * 4 // (3 * geometry.shard_tokens)))
     total, likely = 0, 0.0
     for spec in specs.values():
         rows = (n_tokens_total or 0) if spec.dims[0] == "token" else n_prompts

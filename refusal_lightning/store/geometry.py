@@ -15,11 +15,11 @@ CHUNK_BYTES = 1 << 20
 """Aim for the uncompressed size of an inner chunk: small enough for a CPU's cache, large enough for a disk."""
 OBJECTS = 1000
 """Aim for the number of shard files of a store, over all arrays."""
-SMALLEST, USUAL, LARGEST = 16 * 10**6, 64 * 10**6, 512 * 10**6
+SMALLEST, USUAL, LARGEST = 8 * 10**6, 32 * 10**6, 512 * 10**6
 """A shard's uncompressed bytes, over all arrays, where the user gives none. Below USUAL, waiting for the disk after
-each shard costs more than a tenth of the time; smaller ones are for small stores, so that several processes share
-the work. A writing process holds up to four shards."""
-SHARES = 16
+each shard would slow a process that does nothing but write; smaller ones are for small stores, so that several
+processes share the work. A process that caches holds up to four shards."""
+SHARES = 8
 """Shards that even a small store is divided into, if they reach SMALLEST."""
 TYPICAL_TOKENS = 64
 """Tokens per prompt where nothing is known, for stores of all positions."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from refusal_lightning.errors import UserError
@@ -30,6 +30,8 @@ class Segment:
     prompts: int
     digest: str
     """sha256 over the prompts' records."""
+    made_with: dict[str, Any] = field(default_factory=dict)
+    """For people: whatever the planner noted (package versions, datasets); never compared."""
 
     def to_json(self) -> dict[str, Any]:
         """As the manifest holds it."""
@@ -54,9 +56,9 @@ class Manifest:
         """Shards planned so far."""
         return self.segments[-1].first_shard + self.segments[-1].shards if self.segments else 0
 
-    def with_segment(self, shards: int, records: Sequence[PromptRecord]) -> Manifest:
+    def with_segment(self, shards: int, records: Sequence[PromptRecord], made_with: dict[str, Any]) -> Manifest:
         """With the shards of further prompts planned behind the present ones."""
-        segment = Segment(self.shards, shards, len(records), records_digest(records))
+        segment = Segment(self.shards, shards, len(records), records_digest(records), made_with)
         return replace(self, segments=(*self.segments, segment))
 
     def to_json(self) -> dict[str, Any]:

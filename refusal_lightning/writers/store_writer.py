@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -13,8 +13,7 @@ import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from refusal_lightning.modules.activations import ActivationBatch
-
-WriteShard = Callable[[int, Mapping[str, np.ndarray]], None]
+from refusal_lightning.store import ActivationStore, Shard
 
 
 class StoreWriter(BasePredictionWriter):
@@ -24,10 +23,9 @@ class StoreWriter(BasePredictionWriter):
     is gathered, one waits, one is written; a slow disk slows the forward passes, it does not fill the memory.
     """
 
-    def __init__(self, write_shard: WriteShard, shard_rows: Callable[[int], int]) -> None:
-        """``write_shard(index, arrays)`` makes a shard durable; ``shard_rows(index)`` is its number of rows."""
+    def __init__(self, store: ActivationStore) -> None:
         super().__init__(write_interval="batch")
-        self._write_shard, self._shard_rows = write_shard, shard_rows
+        self._store = store
         self._gathering: dict[int, tuple[dict[str, np.ndarray], int]] = {}
         self._queue: queue.Queue[tuple[int, dict[str, np.ndarray]] | None] = queue.Queue(maxsize=1)
         self._thread: threading.Thread | None = None
@@ -43,15 +41,17 @@ class StoreWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        n_rows = self._shard_rows(prediction.shard)
+        shard = self._store.shard(prediction.shard)
         arrays, done = self._gathering.pop(prediction.shard, ({}, 0))
         for name, tensor in prediction.arrays.items():
+            per_token = self._store.layout.ragged and name in self._store.layout.hook_points
             values = _to_numpy(tensor)
             if name not in arrays:
+                n_rows = sum(shard.n_tokens) if per_token else shard.n_rows
                 arrays[name] = np.empty((n_rows, *values.shape[1:]), dtype=values.dtype)
-            arrays[name][prediction.rows] = values
+            arrays[name][_token_rows(shard, prediction.rows) if per_token else prediction.rows] = values
         done += len(prediction.rows)
-        if done < n_rows:
+        if done < shard.n_rows:
             self._gathering[prediction.shard] = (arrays, done)
         else:
             self._hand_over((prediction.shard, arrays))
@@ -72,7 +72,7 @@ class StoreWriter(BasePredictionWriter):
     def _write_all(self) -> None:
         try:
             while (item := self._queue.get()) is not None:
-                self._write_shard(*item)
+                self._store.write_shard(*item)
         except BaseException as error:
             self._error = error
 
@@ -93,6 +93,12 @@ class StoreWriter(BasePredictionWriter):
             self.finish()
 
 
+def _token_rows(shard: Shard, prompts: Sequence[int]) -> np.ndarray:
+    """Rows within a shard of all tokens of some of its prompts, one prompt after the other."""
+    starts = np.cumsum([0, *shard.n_tokens])
+    return np.concatenate([np.arange(starts[i], starts[i + 1]) for i in prompts])
+
+
 def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
     """Float32 (an exact superset of the half types) in host memory."""
-    return tensor.detach().to(device="cpu", dtype=torch.float32).numpy()
+    return tensor.detach().cpu().to(torch.float32).numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,21 @@ import xarray as xr
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stores import IDENTITY, LAYOUT, RAGGED, check, expected, fill, filled, hashes, make, record, records, rounded
+from stores import (
+    IDENTITY,
+    LAYOUT,
+    RAGGED,
+    check,
+    expected,
+    fill,
+    filled,
+    hashes,
+    make,
+    record,
+    records,
+    rounded,
+    values,
+)
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.store import ActivationStore, Encoding, Layout
@@ -246,3 +261,67 @@ def test_identity_is_in_the_manifest(tmp_path):
     assert store.identity == IDENTITY
     assert store.manifest["format"] == 1
     assert zarr.open_group(tmp_path / "s", mode="r").attrs["activation_store"] == store.manifest
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_lazy_slices_are_numpy_s(data, whole_store):
+    whole = whole_store.read("resid_pre")
+    lazy = whole_store["resid_pre"]
+    assert lazy.shape == whole.shape and lazy.dims == ("prompt", "layer", "position", "d_model")
+    index: list[Any] = []
+    for size in whole.shape[: data.draw(st.integers(1, whole.ndim))]:
+        index.append(data.draw(st.one_of(st.integers(-size, size - 1), st.slices(size))))
+    if data.draw(st.booleans()):
+        index.insert(data.draw(st.integers(0, len(index))), Ellipsis)
+        index = index[: whole.ndim + 1] if len(index) - 1 <= whole.ndim else index
+    assert np.array_equal(lazy[tuple(index)], whole[tuple(index)])
+    places = data.draw(st.lists(st.integers(0, len(whole) - 1)))
+    assert np.array_equal(lazy[places, 1], whole[places, 1])
+
+
+def test_lazy_slices_of_logits_and_mistakes(tmp_path):
+    store = filled(tmp_path / "s", range(7))
+    assert np.array_equal(store["next_token_logits"][2:5, 3], store.read("next_token_logits")[2:5, 3])
+    assert repr(store["resid_pre"]) == "LazyArray(prompt: 7, layer: 3, position: 2, d_model: 8)"
+    with pytest.raises(IndexError):
+        store["resid_pre"][7]
+    with pytest.raises(IndexError, match="5 indices"):
+        store["resid_pre"][0, 0, 0, 0, 0]
+    with pytest.raises(UserError, match="use read"):
+        filled(tmp_path / "ragged", range(7), layout=RAGGED)["resid_pre"]
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_some_positions(compression, tmp_path):
+    """Positions from the end are the same numbers whether positions or all tokens are stored."""
+    numbers = [n for n in range(40) if record(n).n_tokens >= 2]
+    store = filled(tmp_path / "s", numbers, layout=RAGGED, compression=compression)
+    rows = store.rows(hashes(numbers))
+    got = store.read("resid_pre", rows, positions=[-2, -1])
+    for n, row in zip(numbers, got, strict=True):
+        whole = values(RAGGED, "resid_pre", record(n).hash, record(n).n_tokens)
+        assert np.array_equal(row, whole[-2:].swapaxes(0, 1))
+    mean = store.mean("resid_pre", hashes(numbers), positions=[-2, -1])
+    np.testing.assert_allclose(mean, got.mean(0, dtype=np.float64), rtol=1e-12)
+    last = store.mean("resid_pre", hashes(numbers), layers=[2], positions=[-1])
+    np.testing.assert_allclose(last, mean[1:, 1:], rtol=1e-12)
+    with pytest.raises(UserError, match="the shortest of the prompts"):
+        store.read("resid_pre", rows, positions=[-3])
+    fixed = filled(tmp_path / "fixed", numbers, compression=compression)
+    assert np.array_equal(fixed.read("resid_pre", positions=[-1]), fixed.read("resid_pre")[:, :, 1:])
+    assert np.array_equal(
+        fixed.mean("attn_out", hashes(numbers), positions=[-1, -2])[:, 0], fixed.mean("attn_out", hashes(numbers))[:, 1]
+    )
+    with pytest.raises(UserError, match=r"no positions \[-9\]"):
+        fixed.read("resid_pre", positions=[-9])
+    with pytest.raises(UserError, match="has no positions"):
+        fixed.read("next_token_logits", positions=[-1])
+
+
+def test_what_made_it_is_noted_and_never_compared(tmp_path):
+    store = make(tmp_path / "s")
+    store.add_prompts(records(range(3)), {"packages": {"torch": "1"}})
+    store.add_prompts(records(range(6)), {"packages": {"torch": "2"}})
+    again = make(tmp_path / "s")
+    assert [s["made_with"]["packages"]["torch"] for s in again.manifest["segments"]] == ["1", "2"]
