@@ -36,7 +36,9 @@ def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("store", help="folder of an activation store")
-    parser.add_argument("--rounds", type=int, default=3, help="times that each is measured; the best counts (default 3)")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="times that each is measured; the best counts (default 3)"
+    )
     args = parser.parse_args()
     store = ActivationStore.open(args.store)
     held = store.layout

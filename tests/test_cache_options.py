@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import store_files, write_config, write_data
 
 from refusal_lightning.cli import main
 from refusal_lightning.data import load_dataset
 from refusal_lightning.models import load_chat_model
 from refusal_lightning.models.tokens import prompt_hash
-from refusal_lightning.store import ActivationStore
+from refusal_lightning.store import ActivationStore, verify
+from runs import store_files, write_config, write_data
 
 POINTS = ["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
 
@@ -167,10 +167,33 @@ def test_no_room(run, capsys, monkeypatch, tmp_path):
     store, config = run("one")
     monkeypatch.setattr(LocalObjects, "free_bytes", lambda self: 10_000)
     more = ["--cache.datasets", '["harmful_test"]']
-    assert re.search(r"needs about .* GB more and its disk has .* GB free", _fails(capsys, "cache", "--config", config, *more))
+    assert re.search(
+        r"needs about .* GB more and its disk has .* GB free", _fails(capsys, "cache", "--config", config, *more)
+    )
     monkeypatch.undo()
     assert len(ActivationStore.open(store.url).prompts) == 16
     assert main(["cache", "--config", config, *more]) == 0
+
+
+def test_a_disk_that_fills_up(small_disk, tiny_llama_folder, data, capsys, monkeypatch):
+    """One line and exit 1; what was complete stays, and with more room the next start does the rest."""
+    from refusal_lightning.store.objects import LocalObjects
+
+    sizes = {"n_train": 6, "n_val": 2}
+    (small_disk / "rest").write_bytes(bytes(2_700_000))
+    config = write_config(
+        small_disk, tiny_llama_folder, data, data=sizes, cache={"positions": "all", "hook_points": POINTS}
+    )
+    monkeypatch.setattr(LocalObjects, "free_bytes", lambda self: None)
+    assert main(["cache", "--config", config]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "the disk is full" in line
+    (url,) = (small_disk / "store").glob("*.zarr")
+    assert [problem for problem in verify(url) if not problem.missing] == []
+    assert 0 < len(ActivationStore.open(url).pending()) < len(ActivationStore.open(url).shards)
+    (small_disk / "rest").unlink()
+    assert main(["cache", "--config", config]) == 0
+    assert verify(url) == []
 
 
 def test_dtype_is_kept(run):
@@ -180,3 +203,34 @@ def test_dtype_is_kept(run):
     assert store.layout.dtype == "bfloat16"
     assert not (values.view(np.uint32) & 0xFFFF).any() and values.any()
     assert json.loads((Path(store.url) / "resid_pre" / "zarr.json").read_text())["data_type"] == "float32"
+
+
+def test_a_store_in_an_object_store(run, s3, monkeypatch, capsys, tmp_path):
+    """cache and select against a real S3 API, credentials from the environment: the same bytes as on a disk."""
+    local, config = run("one")
+    root = f"s3://bucket/{tmp_path.name}"
+    options = json.dumps({"client_kwargs": s3["client_kwargs"]})
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3["key"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3["secret"])
+    there = ["--store.root", root, "--store.options", options]
+    assert main(["cache", "--config", config, *there]) == 0
+    url = re.findall(r"to (s3://\S+)", capsys.readouterr().out)[0]
+    remote = ActivationStore.open(url, json.loads(options))
+    hashes = local.prompts.hashes(complete=True)
+    assert sorted(remote.prompts.hashes(complete=True)) == sorted(hashes)
+    for name in ("resid_pre", "next_token_logits"):
+        assert np.array_equal(remote.read(name, remote.rows(hashes)), local.read(name, local.rows(hashes)))
+    assert main(["select", "--config", config, *there]) == 0
+    assert main(["store", "verify", url, "--options", options]) == 0
+    assert f"{url} is sound" in capsys.readouterr().out
+
+
+def test_no_such_bucket(run, s3, monkeypatch, capsys):
+    _, config = run("one")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3["key"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3["secret"])
+    options = json.dumps({"client_kwargs": s3["client_kwargs"]})
+    line = _fails(
+        capsys, "cache", "--config", config, "--store.root", "s3://no-such-bucket/x", "--store.options", options
+    )
+    assert "does the bucket exist?" in line

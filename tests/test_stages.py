@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import write_config, write_data
 from tiny_models import N_LAYERS, N_POSITIONS
 
 from refusal_lightning.cli import main
 from refusal_lightning.models import load_chat_model
+from runs import write_config, write_data
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:

@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,36 +12,6 @@ from stores import LAYOUT, RAGGED, check, fill, hashes, make, record, records
 from refusal_lightning.errors import UserError
 from refusal_lightning.store import ActivationStore, StoreError, export, info, repair, verify
 from refusal_lightning.store.objects import open_objects
-
-
-@pytest.fixture(scope="session")
-def s3() -> Iterator[dict[str, Any]]:
-    """Storage options of an S3 server with an empty bucket `bucket`."""
-    lacking = [name for name in ("moto", "flask", "s3fs") if importlib.util.find_spec(name) is None]
-    if lacking:
-        pytest.skip(f"needs {', '.join(lacking)} (pip install 'moto[server]' s3fs)")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "MOTO_ALLOW_NONEXISTENT_REGION": "1"},
-    )
-    try:
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(urllib.request.Request(f"{url}/bucket", method="PUT"), timeout=5)
-                break
-            except OSError:
-                assert server.poll() is None
-                time.sleep(0.1)
-        yield {"key": "test", "secret": "test", "client_kwargs": {"endpoint_url": url, "region_name": "us-east-1"}}
-    finally:
-        server.terminate()
-        server.wait()
 
 
 @pytest.fixture(params=["memory", "s3"])
