@@ -15,6 +15,7 @@ from tiny_models import N_LAYERS, N_POSITIONS
 
 from refusal_lightning.cli import main
 from refusal_lightning.models import load_chat_model
+from refusal_lightning.store import ActivationStore
 from runs import write_config, write_data
 
 
@@ -190,7 +191,7 @@ sys.exit(main(sys.argv[2:]))
 
 
 @pytest.mark.parametrize(
-    ("stage", "steps"), [("cache", (1, 4)), ("select", (3, 20)), ("evaluate", (2, 9))], ids=lambda v: str(v)
+    ("stage", "steps"), [("cache", (1, 4)), ("select", (2, 4)), ("evaluate", (2, 9))], ids=lambda v: str(v)
 )
 def test_killed_and_started_again(finished, tiny_llama_folder, data, tmp_path, stage, steps):
     """SIGKILL twice in the middle of a stage; the next start ends with the same files."""
@@ -204,6 +205,37 @@ def test_killed_and_started_again(finished, tiny_llama_folder, data, tmp_path, s
         assert main([earlier, "--config", config]) == 0
     assert _artifacts(tmp_path) == _artifacts(finished)
     assert _arrays(tmp_path) == _arrays(finished)
+
+
+@pytest.mark.parametrize("steps", [(1, 2, 2), (3, 1)], ids=str)
+def test_staged_selection_killed_and_started_again(finished, tiny_llama_folder, data, tmp_path, steps):
+    """Which candidates share a pass, and which are dropped early, does not depend on where a run was stopped."""
+    rows = json.loads((finished / "runs" / "tiny" / "select_direction" / "direction_evaluations.json").read_text())
+    scored = [r for r in rows if r["layer"] in (1, 2)]
+    rules = {
+        "mode": "staged",
+        "kl_threshold": float(np.quantile([r["kl_div_score"] for r in scored], 0.8)),
+        "induce_threshold": float(np.quantile([r["steering_score"] for r in scored], 0.2)),
+        "batch_size": 2,
+    }
+    results = []
+    for name, kills in (("undisturbed", ()), ("killed", steps)):
+        folder = tmp_path / name
+        folder.mkdir()
+        config = write_config(folder, tiny_llama_folder, data, select=rules)
+        assert main(["cache", "--config", config]) == 0
+        for step in kills:
+            command = [sys.executable, "-c", KILLED, str(step), "select", "--config", config]
+            done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+            assert done.returncode == -signal.SIGKILL, done.stderr
+        assert main(["select", "--config", config]) == 0
+        (store,) = (folder / "store").glob("*.zarr")
+        table = ActivationStore.open(store)
+        (key,) = table.results()
+        arrays = (table.load_result(key) or ({}, {}))[0]
+        assert not arrays["bypass_seen"].all()
+        results.append((_artifacts(folder), {name: array.tobytes() for name, array in arrays.items()}))
+    assert results[0] == results[1]
 
 
 def test_a_smaller_run_after_a_killed_one(tiny_llama_folder, data, tmp_path, capsys):

@@ -8,6 +8,7 @@ from refusal_lightning.interventions.intervention import (
     addition,
     intervene,
 )
+from refusal_lightning.interventions.rows import row_ablation, row_addition
 from refusal_lightning.interventions.skip import skip_blocks
 
 __all__ = [
@@ -17,5 +18,7 @@ __all__ = [
     "addition",
     "capture_residuals",
     "intervene",
+    "row_ablation",
+    "row_addition",
     "skip_blocks",
 ]

@@ -37,15 +37,19 @@ def ablation(direction: Float[Tensor, " d_model"]) -> Intervention:
     the stream (after a post-norm, where a family has one). The stream is a sum of writes, so every later
     ``resid_pre``, ``resid_mid`` and ``resid_post`` is orthogonal to r without a projection of its own.
     """
-    project = _project_out(direction)
+    return at_every_write("ablation", _project_out(direction))
+
+
+def at_every_write(name: str, hook: HookFunction) -> Intervention:
+    """One hook function at every write into the residual stream."""
 
     def hooks(n_layers: int) -> list[tuple[str, HookFunction]]:
         writes = ["blocks.0.hook_resid_pre"]
         for layer in range(n_layers):
             writes += [f"blocks.{layer}.hook_attn_out", f"blocks.{layer}.hook_mlp_out"]
-        return [(name, project) for name in writes]
+        return [(write, hook) for write in writes]
 
-    return Intervention("ablation", hooks)
+    return Intervention(name, hooks)
 
 
 def addition(vector: Float[Tensor, " d_model"], layer: int, coefficient: float) -> Intervention:

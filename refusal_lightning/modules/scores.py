@@ -2,103 +2,171 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from refusal_lightning.directions.bounds import PartialMean
 from refusal_lightning.directions.kl import kl_scores
 from refusal_lightning.directions.refusal_score import refusal_scores
-from refusal_lightning.directions.staging import ScoreKind
-from refusal_lightning.interventions import ablation, addition, capture_residuals, intervene, skip_blocks
+from refusal_lightning.directions.staging import Place, ScoreKind
+from refusal_lightning.interventions import capture_residuals, intervene, row_ablation, row_addition, skip_blocks
 from refusal_lightning.models import ChatModel
-from refusal_lightning.models.tokens import left_pad, length_batches
 from refusal_lightning.modules.base import ModelModule
+from refusal_lightning.modules.prompt_passes import Bucket, PromptSetTokens, last_logits, prefix_pass
 
 
 @dataclass
 class ScoreTask:
-    """One score of one candidate; ``position`` is negative."""
+    """One score of several candidates that share passes (for induce: of one layer); positions are negative."""
 
     kind: ScoreKind
-    position: int
-    layer: int
+    places: tuple[Place, ...]
 
 
 @dataclass
 class ScoreResult:
-    """A task's score for every prompt (float64, in the order the prompts were given)."""
+    """Each candidate's score for every prompt (float64, in the order given), NaN where it was not computed."""
 
     task: ScoreTask
-    scores: list[float]
+    scores: Float[np.ndarray, "place prompt"]
+    seen: np.ndarray
+    """[place, prompt] bool: which were computed; a candidate is dropped once its sum proves it out."""
+
+
+ProvenOut = Callable[[float, float], bool]
+"""Whether a candidate whose mean lies between two numbers is out."""
 
 
 class ScoreModule(ModelModule):
-    """``predict_step`` runs one candidate's intervention over all validation prompts of a kind.
+    """``predict_step`` runs interventions of a few candidates over all validation prompts of a kind.
 
-    Adding a vector at layer l changes nothing below l, so induce scores start from the baseline's ``resid_pre`` of
-    that layer; they are computed once, at the start, for the harmless prompts. Only last-position logits are made.
+    What a pass does not do twice, or at all: the template's beginning is run once per candidate and not once per
+    prompt; rows are candidates x prompts of similar length, each with its own direction; below the layer where a
+    vector is added nothing changes, so induce scores start there, from the baseline's ``resid_pre``; logits are made
+    at the last position only.
     """
 
     def __init__(
         self,
         model: ChatModel,
         directions: Float[Tensor, "position layer d_model"],
-        harmful: Sequence[Sequence[int]],
-        harmless: Sequence[Sequence[int]],
-        harmless_logits: Float[Tensor, "prompt vocab"],
+        prompts: Sequence[Sequence[int]],
+        baseline_logits: Float[Tensor, "prompt vocab"] | None,
         kind: ScoreKind,
         batch_size: int,
+        bounds: tuple[np.ndarray, np.ndarray],
+        proven_out: ProvenOut | None = None,
     ) -> None:
-        """``harmful`` and ``harmless`` are token ids of prompts; ``harmless_logits`` their baseline's, in order."""
+        """``prompts`` are token ids; ``baseline_logits`` theirs, in order (for KL); ``bounds`` what each prompt's
+        score lies between. ``batch_size`` is the number of rows of a pass. With ``proven_out`` a candidate's
+        remaining prompts are left out once it says so."""
         super().__init__(model)
-        self.directions = directions
-        self.kind = kind
-        prompts = harmful if kind == "bypass" else harmless
-        self._n_prompts = len(prompts)
-        self._batches = [
-            (index, *left_pad([prompts[i] for i in index]))
-            for index in length_batches([len(p) for p in prompts], batch_size)
-        ]
-        self._harmless_logits = harmless_logits
+        self.directions, self.kind, self.batch_size = directions, kind, batch_size
+        self._prompts, self._baseline_logits = prompts, baseline_logits
+        self._bounds, self._proven_out = bounds, proven_out
         self._resid_pre: list[dict[int, Tensor]] = []
+        self._prefix_resid_pre: dict[int, Tensor] = {}
 
     def on_predict_start(self) -> None:
-        self._batches = [(index, ids.to(self.device), mask.to(self.device)) for index, ids, mask in self._batches]
-        if self.kind != "induce":
-            return
+        window = getattr(self._hf.config.get_text_config(), "sliding_window", None)
+        self._tokens = PromptSetTokens(self._prompts, self.batch_size, window, self.device)
+        if self.kind == "induce":
+            with torch.inference_mode():
+                self._run_baseline()
+
+    def _run_baseline(self) -> None:
+        """Keep the baseline's ``resid_pre`` of every layer, of the shared beginning and of what follows."""
         layers = range(self.model.n_layers)
-        with torch.inference_mode():
-            for _, ids, mask in self._batches:
-                with capture_residuals(self.bridge, ["resid_pre"], layers, lambda x: x) as captured:
-                    self._last_logits(ids, mask)
-                self._resid_pre.append({layer: captured["resid_pre", layer] for layer in layers})
+
+        def captured_of(run: Callable[[], object]) -> dict[int, Tensor]:
+            with capture_residuals(self.bridge, ["resid_pre"], layers, lambda x: x) as captured:
+                run()
+            return {layer: captured["resid_pre", layer] for layer in layers if ("resid_pre", layer) in captured}
+
+        past: list[tuple[Tensor, Tensor]] = []
+
+        def beginning() -> None:
+            past.extend(prefix_pass(self._hf, self._tokens.prefix, 1))
+
+        self._prefix_resid_pre = captured_of(beginning)
+        for bucket in self._tokens.buckets:
+            rows = torch.zeros(len(bucket.ids), dtype=torch.long, device=self.device)
+            self._resid_pre.append(captured_of(lambda: last_logits(self._hf, bucket.ids, bucket.mask, past, rows)))  # noqa: B023
 
     def on_predict_end(self) -> None:
-        self._resid_pre = []
+        self._resid_pre, self._prefix_resid_pre = [], {}
 
     def predict_step(self, task: ScoreTask, batch_idx: int = 0) -> ScoreResult:
-        direction = self.directions[task.position, task.layer].to(self.device)
-        scores = torch.empty(self._n_prompts, dtype=torch.float64)
-        for number, (index, ids, mask) in enumerate(self._batches):
-            if task.kind == "induce":
-                start = self._resid_pre[number][task.layer]
-                with (
-                    skip_blocks(self.bridge, task.layer, start),
-                    intervene(self.bridge, addition(direction, task.layer, 1.0)),
-                ):
-                    logits = self._last_logits(ids, mask)
-            else:
-                with intervene(self.bridge, ablation(direction)):
-                    logits = self._last_logits(ids, mask)
-            if task.kind == "kl":
-                batch_scores = kl_scores(self._harmless_logits[index].to(logits.device), logits)
-            else:
-                batch_scores = refusal_scores(logits, self.model.refusal_ids)
-            scores[index] = batch_scores.cpu()
-        return ScoreResult(task, scores.tolist())
+        directions = torch.stack([self.directions[place] for place in task.places]).to(self.device)
+        means = [PartialMean(*self._bounds) for _ in task.places]
+        scores = np.full((len(task.places), self._tokens.n_prompts), np.nan)
+        seen = np.zeros(scores.shape, dtype=bool)
+        alive = list(range(len(task.places)))
+        past = self._prefix(task, directions)
+        for number, bucket in enumerate(self._tokens.buckets):
+            for part in self._parts(alive, bucket):
+                values = self._scores(task, directions, past, part, number, bucket)
+                for candidate, row in zip(part, values, strict=True):
+                    scores[candidate, bucket.prompts], seen[candidate, bucket.prompts] = row, True
+                    means[candidate].add(bucket.prompts, row)
+            if self._proven_out is not None:
+                alive = [i for i in alive if not self._proven_out(means[i].low, means[i].high)]
+        return ScoreResult(task, scores, seen)
 
-    def _last_logits(self, ids: Tensor, mask: Tensor) -> Float[Tensor, "prompt vocab"]:
-        return self.bridge(ids, attention_mask=mask, use_cache=False, logits_to_keep=1)[:, -1].float()
+    def _parts(self, candidates: list[int], bucket: Bucket) -> Iterator[list[int]]:
+        """The candidates that share a pass over a bucket."""
+        size = max(1, self.batch_size // len(bucket.prompts))
+        return (candidates[i : i + size] for i in range(0, len(candidates), size))
+
+    def _prefix(self, task: ScoreTask, directions: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The shared beginning under each candidate's intervention: one row per candidate."""
+        rows = len(directions)
+        if task.kind != "induce":
+            with intervene(self.bridge, row_ablation(directions)):
+                return prefix_pass(self._hf, self._tokens.prefix, rows)
+        layer = task.places[0][1]
+        if not self._prefix_resid_pre:
+            return []
+        start = self._prefix_resid_pre[layer].expand(rows, -1, -1)
+        with skip_blocks(self.bridge, layer, start), intervene(self.bridge, row_addition(directions, layer)):
+            return prefix_pass(self._hf, self._tokens.prefix, rows)
+
+    def _scores(
+        self,
+        task: ScoreTask,
+        directions: Tensor,
+        past: list[tuple[Tensor, Tensor]],
+        candidates: list[int],
+        number: int,
+        bucket: Bucket,
+    ) -> Float[np.ndarray, "candidate prompt"]:
+        """One pass: rows are candidates x prompts of a bucket, the candidate outermost."""
+        n_prompts = len(bucket.prompts)
+        rows = torch.tensor(candidates, device=self.device).repeat_interleave(n_prompts)
+        ids, mask = bucket.ids.repeat(len(candidates), 1), bucket.mask.repeat(len(candidates), 1)
+        if task.kind == "induce":
+            layer = task.places[0][1]
+            start = self._resid_pre[number][layer].repeat(len(candidates), 1, 1)
+            with skip_blocks(self.bridge, layer, start), intervene(self.bridge, row_addition(directions[rows], layer)):
+                logits = last_logits(self._hf, ids, mask, past, rows)
+        else:
+            with intervene(self.bridge, row_ablation(directions[rows])):
+                logits = last_logits(self._hf, ids, mask, past, rows)
+        if task.kind == "kl":
+            assert self._baseline_logits is not None
+            baseline = self._baseline_logits[bucket.prompts].to(logits.device).repeat(len(candidates), 1)
+            values = kl_scores(baseline, logits)
+        else:
+            values = refusal_scores(logits, self.model.refusal_ids)
+        return values.reshape(len(candidates), n_prompts).cpu().numpy()
+
+    @property
+    def _hf(self) -> Any:
+        """The Hugging Face model inside the bridge: hooks act in it, and it takes a cache."""
+        return self.bridge.original_model

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,21 +12,44 @@ import torch
 from jaxtyping import Float
 
 from refusal_lightning.config import TrainerConfig
+from refusal_lightning.directions.bounds import PartialMean, kl_lower_bounds, refusal_score_bound
 from refusal_lightning.directions.candidates import CandidateScores
 from refusal_lightning.directions.filters import Thresholds
-from refusal_lightning.directions.staging import STAGES, Place, ScoreKind, next_scores
+from refusal_lightning.directions.staging import FIELDS, STAGES, Place, ScoreKind, bypass_bar, next_scores, proven_out
+from refusal_lightning.directions.uncertainty import PromptScores
 from refusal_lightning.models import ChatModel
+from refusal_lightning.modules.scores import ProvenOut, ScoreModule, ScoreResult, ScoreTask
 from refusal_lightning.stages.console import say
 from refusal_lightning.stages.prompts import PromptSet
 from refusal_lightning.store import ActivationStore
 from refusal_lightning.writers.journal import Journal
 
+Bounds = tuple[np.ndarray, np.ndarray]
+SHARED = 8
+"""Candidates that share passes (ablation); those of one layer do for induce scores."""
+ROUND = 16
+"""Bypass scores are computed in rounds: the best of earlier rounds drop candidates of later ones early."""
+KEPT = 5
+"""So many of the best candidates are always scored in full: they are reported."""
+
+
+def score_bounds(n_harmful: int, harmless_logits: Float[np.ndarray, "prompt vocab"]) -> dict[ScoreKind, Bounds]:
+    """The least and the largest value of each kind of score for each prompt (see ``directions.bounds``)."""
+    most = refusal_score_bound()
+    n_harmless = len(harmless_logits)
+    lowest_kl = kl_lower_bounds(torch.from_numpy(harmless_logits)).numpy()
+    return {
+        "bypass": (np.full(n_harmful, -most), np.full(n_harmful, most)),
+        "induce": (np.full(n_harmless, -most), np.full(n_harmless, most)),
+        "kl": (lowest_kl, np.full(n_harmless, np.inf)),
+    }
+
 
 class ScoreTable:
     """Scores of candidates for every prompt: ``values[kind]`` is ``[position, layer, prompt]``, float64.
 
-    ``done[kind]`` marks what has been computed (a computed score may be NaN). Lives in the store as one result;
-    a journal holds what an interrupted run had computed beyond that.
+    ``seen[kind]`` marks what has been computed (a computed score may be NaN); a candidate that was proven out has some
+    prompts only. Lives in the store as one result; a journal holds what an interrupted run had computed beyond that.
     """
 
     def __init__(
@@ -33,52 +58,154 @@ class ScoreTable:
         key: str,
         journal: Journal,
         shape: tuple[int, int],
-        n_prompts: dict[ScoreKind, int],
+        bounds: dict[ScoreKind, Bounds],
     ) -> None:
-        self._store, self._key, self.journal = store, key, journal
+        """``bounds[kind]`` are the least and the largest value that each prompt's score can have."""
+        self._store, self._key, self.journal, self.bounds = store, key, journal, bounds
+        n_prompts = {kind: len(low) for kind, (low, _) in bounds.items()}
         self.values: dict[ScoreKind, np.ndarray] = {kind: np.full((*shape, n_prompts[kind]), np.nan) for kind in STAGES}
-        self.done: dict[ScoreKind, np.ndarray] = {kind: np.zeros(shape, dtype=bool) for kind in STAGES}
+        self.seen: dict[ScoreKind, np.ndarray] = {kind: np.zeros((*shape, n_prompts[kind]), bool) for kind in STAGES}
         stored = store.load_result(key)
         if stored is not None:
             arrays, _ = stored
             for kind in STAGES:
-                self.values[kind], self.done[kind] = arrays[kind], arrays[f"{kind}_done"].astype(bool)
+                self.values[kind], self.seen[kind] = arrays[kind], arrays[f"{kind}_seen"].astype(bool)
         self.read_journal()
 
     def read_journal(self) -> None:
         """Take in what the journal holds."""
         for record in self.journal:
-            place = record["position"], record["layer"]
-            self.values[record["kind"]][place] = record["scores"]
-            self.done[record["kind"]][place] = True
+            for place, scores, prompts in zip(record["places"], record["scores"], record["prompts"], strict=True):
+                values, seen = (table[record["kind"]][tuple(place)] for table in (self.values, self.seen))
+                values[prompts], seen[prompts] = scores, True
 
     def save(self, depends_on: dict[str, Any]) -> None:
         """Keep everything in the store and drop the journal."""
         arrays: dict[str, np.ndarray] = {kind: self.values[kind] for kind in STAGES}
-        arrays.update({f"{kind}_done": self.done[kind] for kind in STAGES})
+        arrays.update({f"{kind}_seen": self.seen[kind] for kind in STAGES})
         self._store.save_result(self._key, arrays, depends_on)
         self.journal.remove()
 
+    @property
+    def done(self) -> dict[ScoreKind, np.ndarray]:
+        """Which candidates have a score of every prompt."""
+        return {kind: np.asarray(self.seen[kind].all(axis=-1)) for kind in STAGES}
+
     def means(self) -> CandidateScores:
-        """Each candidate's scores: means over the prompts; NaN where not computed."""
+        """Each candidate's scores: means over the prompts; NaN where not computed for all of them."""
         mean = {kind: self.values[kind].mean(axis=-1) for kind in STAGES}
         return CandidateScores(refusal_score=mean["bypass"], steering_score=mean["induce"], kl_div_score=mean["kl"])
+
+    def prompt_scores(self) -> PromptScores:
+        """The same for every prompt."""
+        return PromptScores(bypass=self.values["bypass"], induce=self.values["induce"], kl=self.values["kl"])
+
+    def interval(self, kind: ScoreKind, place: Place) -> tuple[float, float]:
+        """What a candidate's mean lies between, by the prompts that were computed."""
+        partial = PartialMean(*self.bounds[kind])
+        index = np.flatnonzero(self.seen[kind][place])
+        partial.add(index.tolist(), self.values[kind][place][index])
+        return partial.low, partial.high
+
+    def partial(self, kind: ScoreKind) -> list[Place]:
+        """Candidates of which some prompts were computed and others not."""
+        n_positions = self.seen[kind].shape[0]
+        found = np.argwhere(self.seen[kind].any(axis=-1) & ~self.seen[kind].all(axis=-1))
+        return [(int(row) - n_positions, int(layer)) for row, layer in found]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What to compute next: tasks of one kind, and when a candidate may be dropped on the way."""
+
+    tasks: list[ScoreTask]
+    proven_out: ProvenOut | None = None
+
+    @property
+    def kind(self) -> ScoreKind:
+        return self.tasks[0].kind
+
+
+def ruled_out(
+    table: ScoreTable, thresholds: Thresholds, norms: Float[np.ndarray, "position layer"]
+) -> dict[Place, str]:
+    """Candidates that the prompts computed so far prove out, with the reason (see ``staging.proven_out``)."""
+    bar = bypass_bar(table.means(), thresholds, norms, keep=KEPT)
+    found: dict[Place, str] = {}
+    for kind in STAGES:
+        for place in table.partial(kind):
+            reason = proven_out(kind, *table.interval(kind, place), thresholds, bar)
+            if reason is not None:
+                found.setdefault(place, reason)
+    return found
 
 
 def next_work(
     mode: str, table: ScoreTable, thresholds: Thresholds, norms: Float[np.ndarray, "position layer"]
-) -> tuple[ScoreKind, list[Place]] | None:
-    """The next kind of score to compute and its candidates; None when nothing is left.
+) -> Work | None:
+    """The next scores to compute; None when nothing is left.
 
-    Exhaustive: every score of every candidate. Staged: only what the choice may depend on.
+    Exhaustive: every score of every candidate. Staged: only what the choice may depend on. Which candidates share a
+    task follows from the scores of earlier kinds and rounds alone, so that an interrupted run, or one on another
+    number of processes, does the same passes.
     """
-    if mode == "staged":
-        return next_scores(table.means(), table.done, thresholds, norms)
-    for kind in STAGES:
-        lacking = np.argwhere(~table.done[kind])
-        if len(lacking):
-            return kind, [(int(row) - len(norms), int(layer)) for row, layer in lacking]
+    if mode == "exhaustive":
+        n_positions, n_layers = norms.shape
+        everything = [(position, layer) for position in range(-n_positions, 0) for layer in range(n_layers)]
+        for kind in STAGES:
+            tasks = [task for task in _tasks(kind, everything) if not _complete(table, task, ())]
+            if tasks:
+                return Work(tasks)
+        return None
+    out = ruled_out(table, thresholds, norms)
+    upcoming = next_scores(table.means(), table.done, thresholds, norms, out)
+    if upcoming is None:
+        return None
+    kind = upcoming[0]
+    # The whole list of this kind, done or not: how it is divided must not depend on where an earlier run stopped.
+    earlier = {place: reason for place, reason in out.items() if not table.seen[kind][place].any()}
+    done = {**table.done, kind: np.zeros(norms.shape, dtype=bool)}
+    whole = next_scores(_without(table.means(), kind), done, thresholds, norms, earlier)
+    places = whole[1] if whole is not None and whole[0] == kind else upcoming[1]
+    rounds = [places] if kind != "bypass" else [places[i : i + ROUND] for i in range(0, len(places), ROUND)]
+    before: set[Place] = set()
+    for candidates in rounds:
+        tasks = [task for task in _tasks(kind, candidates) if not _complete(table, task, out)]
+        if tasks:
+            bar = bypass_bar(_only(table.means(), before), thresholds, norms, keep=KEPT)
+            return Work(tasks, partial(_is_out, kind, thresholds, bar))
+        before |= set(candidates)
     return None
+
+
+def _is_out(kind: ScoreKind, thresholds: Thresholds, bar: float, low: float, high: float) -> bool:
+    return proven_out(kind, low, high, thresholds, bar) is not None
+
+
+def _tasks(kind: ScoreKind, places: Sequence[Place]) -> list[ScoreTask]:
+    """Candidates that share passes: for induce those of one layer, else neighbours in the list."""
+    if kind == "induce":
+        layers = sorted({layer for _, layer in places})
+        return [ScoreTask(kind, tuple(place for place in places if place[1] == layer)) for layer in layers]
+    return [ScoreTask(kind, tuple(places[i : i + SHARED])) for i in range(0, len(places), SHARED)]
+
+
+def _complete(table: ScoreTable, task: ScoreTask, out: Collection[Place]) -> bool:
+    done = table.done[task.kind]
+    return all(done[place] or place in out for place in task.places)
+
+
+def _without(scores: CandidateScores, kind: ScoreKind) -> CandidateScores:
+    """The table before a kind of score was computed."""
+    return replace(scores, **{FIELDS[kind]: np.full(scores.shape, np.nan)})
+
+
+def _only(scores: CandidateScores, places: Collection[Place]) -> CandidateScores:
+    """The table with the bypass scores of these candidates only."""
+    bypass = np.full(scores.shape, np.nan)
+    for place in places:
+        bypass[place] = scores.refusal_score[place]
+    return replace(scores, refusal_score=bypass)
 
 
 def compute_scores(
@@ -90,55 +217,50 @@ def compute_scores(
     harmful: PromptSet,
     harmless: PromptSet,
     harmless_logits: Float[np.ndarray, "prompt vocab"],
-    upcoming: Callable[[], tuple[ScoreKind, list[Place]] | None],
+    upcoming: Callable[[], Work | None],
     batch_size: int,
     save: Callable[[], None],
 ) -> int:
-    """Compute what is upcoming, kind by kind, until nothing is. Returns how many scores were computed.
+    """Compute what is upcoming until nothing is. Returns how many candidates' scores were computed.
 
     The model is loaded only if there is something to compute.
     """
     computed = 0
     while (work := upcoming()) is not None:
-        kind, places = work
-        say(f"select: {kind} scores of {len(places)} candidates")
-        _predict(table, kind, places, chat, trainer, directions, harmful, harmless, harmless_logits, batch_size)
+        count = sum(len(task.places) for task in work.tasks)
+        say(f"select: {work.kind} scores of {count} candidates")
+        module = ScoreModule(
+            chat,
+            torch.from_numpy(directions),
+            (harmful if work.kind == "bypass" else harmless).token_ids,
+            torch.from_numpy(harmless_logits) if work.kind == "kl" else None,
+            work.kind,
+            batch_size,
+            table.bounds[work.kind],
+            work.proven_out,
+        )
+        _predict(table, work.tasks, module, trainer)
         table.read_journal()
-        computed += len(places)
+        computed += count
     if computed or any(True for _ in table.journal):
         save()
     return computed
 
 
-def _predict(
-    table: ScoreTable,
-    kind: ScoreKind,
-    places: Sequence[Place],
-    chat: ChatModel,
-    trainer: TrainerConfig,
-    directions: Float[np.ndarray, "position layer d_model"],
-    harmful: PromptSet,
-    harmless: PromptSet,
-    harmless_logits: Float[np.ndarray, "prompt vocab"],
-    batch_size: int,
-) -> None:
+def _predict(table: ScoreTable, tasks: list[ScoreTask], module: ScoreModule, trainer: TrainerConfig) -> None:
     from refusal_lightning.data.work import WorkDataModule
-    from refusal_lightning.modules.scores import ScoreModule, ScoreResult, ScoreTask
     from refusal_lightning.stages.trainer import run_predict
     from refusal_lightning.writers import JournalWriter
 
     def records(result: ScoreResult) -> Iterable[dict[str, Any]]:
-        task = result.task
-        yield {"kind": task.kind, "position": task.position, "layer": task.layer, "scores": result.scores}
+        # One line for all of a task's candidates: a kill never leaves a part of a task.
+        prompts = [np.flatnonzero(row) for row in result.seen]
+        yield {
+            "kind": result.task.kind,
+            "places": result.task.places,
+            "prompts": [index.tolist() for index in prompts],
+            "scores": [row[index].tolist() for row, index in zip(result.scores, prompts, strict=True)],
+        }
 
-    module = ScoreModule(
-        chat,
-        torch.from_numpy(directions),
-        harmful.token_ids,
-        harmless.token_ids,
-        torch.from_numpy(harmless_logits),
-        kind,
-        batch_size,
-    )
-    work = WorkDataModule(pending=lambda: list(places), expand=lambda place: [ScoreTask(kind, *place)])
+    work = WorkDataModule(pending=lambda: list(tasks), expand=lambda task: [task])
     run_predict(trainer, module, work, [JournalWriter(table.journal, records)])

@@ -25,7 +25,6 @@ from refusal_lightning.directions.filters import Thresholds
 from refusal_lightning.directions.refusal_score import refusal_scores
 from refusal_lightning.directions.selection import NoCandidateError, Selection
 from refusal_lightning.directions.selection import select as choose
-from refusal_lightning.directions.staging import ScoreKind
 from refusal_lightning.errors import UserError
 from refusal_lightning.models import ChatModel, load_chat_model
 from refusal_lightning.report.plots import plot_scores
@@ -33,12 +32,12 @@ from refusal_lightning.stages.console import is_main_process, say
 from refusal_lightning.stages.files import digest, write_bytes, write_json, write_text
 from refusal_lightning.stages.prompts import PromptSet, drawn_sets
 from refusal_lightning.stages.runs import RunFolder, write_tensor
-from refusal_lightning.stages.scoring import ScoreTable, compute_scores, next_work
+from refusal_lightning.stages.scoring import ScoreTable, compute_scores, next_work, ruled_out, score_bounds
 from refusal_lightning.stages.stores import open_complete, require_candidates
 from refusal_lightning.store import ActivationStore
 from refusal_lightning.writers.journal import Journal
 
-SCORE_VERSION = 1
+SCORE_VERSION = 2
 """Raised when the definition of a score changes: stored scores of another version are not used."""
 
 
@@ -89,9 +88,10 @@ def select(
         "refusal_tokens": chat.refusal_ids,
     }
     key = f"scores-{digest([chat.identity, depends_on])}"
-    n_prompts: dict[ScoreKind, int] = {"bypass": len(harmful), "induce": len(harmless), "kl": len(harmless)}
+    harmless_logits = _logits(opened, harmless)
     n_positions, n_layers, _ = directions.shape
-    table = ScoreTable(opened, key, Journal(run.journal("scores", key)), (n_positions, n_layers), n_prompts)
+    bounds = score_bounds(len(harmful), harmless_logits)
+    table = ScoreTable(opened, key, Journal(run.journal("scores", key)), (n_positions, n_layers), bounds)
 
     computed = compute_scores(
         table,
@@ -100,7 +100,7 @@ def select(
         directions=directions,
         harmful=harmful,
         harmless=harmless,
-        harmless_logits=_logits(opened, harmless),
+        harmless_logits=harmless_logits,
         upcoming=partial(next_work, select.mode, table, thresholds, norms),
         batch_size=select.batch_size,
         save=partial(_save, table, depends_on),
@@ -118,7 +118,7 @@ def select(
     write_tensor(run.mean_diffs, torch.from_numpy(directions))
     write_json(run.evaluations, rows(scores))
     try:
-        selection = choose(scores, thresholds, norms)
+        selection = choose(scores, thresholds, norms, ruled_out(table, thresholds, norms))
     except NoCandidateError as error:
         _remove_choice(run)
         write_json(run.filtered, [])
