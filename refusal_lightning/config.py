@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 HookPoint = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
+EstimatorName = Literal["mean_difference", "unit_mean_difference", "principal_component", "logistic_probe", "lda"]
 InterventionName = Literal["baseline", "ablation", "actadd"]
 Compression = Literal["lz4", "zstd", "none"]
 
@@ -161,8 +162,11 @@ class SelectConfig:
     mode: Literal["staged", "exhaustive"] = "staged"
     """staged: a score is computed only where the rules before it leave a candidate standing (same choice, far less
     work); exhaustive: all three scores of every candidate (for the plots)."""
+    estimators: list[EstimatorName] = field(default_factory=lambda: ["mean_difference"])
+    """Ways to draw a direction from the activations, each scored and chosen from: mean_difference (the paper's),
+    unit_mean_difference, principal_component, logistic_probe, lda. The first one's direction is evaluated."""
     batch_size: int = 32
-    """Prompts per forward pass."""
+    """Rows (prompts x candidates) per forward pass."""
     harmful_threshold: float | None = 0.0
     """Harmful prompts are kept when their refusal score is above this (log-odds); null keeps all."""
     harmless_threshold: float | None = 0.0
@@ -176,6 +180,8 @@ class SelectConfig:
 
     def __post_init__(self) -> None:
         _positive("select.batch_size", self.batch_size)
+        different = len(set(self.estimators)) == len(self.estimators) > 0
+        _require(different, "select.estimators", self.estimators, "one or more different estimators")
         _require(
             self.prune_layers is None or 0 <= self.prune_layers < 1,
             "select.prune_layers",

@@ -158,6 +158,50 @@ def test_staged_selects_the_same(finished, tiny_llama_folder, data, tmp_path):
     assert chosen["staged"] == chosen["exhaustive"]
 
 
+def test_several_estimators(finished, tiny_llama_folder, data, tmp_path):
+    """Each is a selection of its own, beside the first one's; the first one's files are those it has alone."""
+    names = ["mean_difference", "principal_component", "logistic_probe", "lda", "unit_mean_difference"]
+    config = write_config(tmp_path, tiny_llama_folder, data, select={"estimators": names, "mode": "staged"})
+    assert main(["cache", "--config", config]) == 0
+    assert main(["select", "--config", config]) == 0
+    run = tmp_path / "runs" / "tiny"
+    alone = finished / "runs" / "tiny"
+    for file in ("direction_metadata.json", "generate_directions/mean_diffs.pt", "direction.pt"):
+        assert (run / file).read_bytes() == (alone / file).read_bytes()
+    (url,) = (tmp_path / "store").glob("*.zarr")
+    store, prompts = ActivationStore.open(url), ActivationStore.open(url).prompts
+    harmful, harmless = (
+        store.read("resid_pre", store.rows(prompts.hashes(label=label, split="train")), layers=[2])[:, 0, -1]
+        for label in ("harmful", "harmless")
+    )
+    difference = harmful.mean(0, dtype=np.float64) - harmless.mean(0, dtype=np.float64)
+    for name in names[1:]:
+        folder = run / "estimators" / name
+        candidates = torch.load(folder / "generate_directions" / "mean_diffs.pt", weights_only=True)
+        chosen = json.loads((folder / "direction_metadata.json").read_text())
+        direction = torch.load(folder / "direction.pt", weights_only=True)
+        assert torch.equal(direction, candidates[chosen["pos"], chosen["layer"]])
+        ours = candidates[-1, 2].numpy()
+        assert ours @ difference > 0
+        norm = 1.0 if name == "unit_mean_difference" else np.linalg.norm(difference)
+        assert np.linalg.norm(ours) == pytest.approx(norm)
+    assert not (run / "estimators" / "mean_difference").exists()
+
+
+def test_how_sure_the_choice_is(finished):
+    """The file says what the stored scores of each prompt say when the prompts are drawn again."""
+    run = finished / "runs" / "tiny"
+    told = json.loads((run / "select_direction" / "uncertainty.json").read_text())
+    filtered = json.loads((run / "select_direction" / "direction_evaluations_filtered.json").read_text())
+    assert [t["refusal_score"] for t in told["top"]] == [f["refusal_score"] for f in filtered[:5]]
+    assert told["margin"] == pytest.approx(filtered[1]["refusal_score"] - filtered[0]["refusal_score"])
+    assert sum(w["wins"] for w in told["winners"]) + told["none_passes"] == pytest.approx(1)
+    assert told["undecided"] == 0
+    for top in told["top"]:
+        low, high = top["refusal_score_interval"]
+        assert low <= top["refusal_score"] <= high
+
+
 # Run in a process of its own: the stage of the command line, killed by SIGKILL at the nth durable step, in its middle.
 KILLED = """
 import os, signal, sys

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -83,6 +84,47 @@ class Uncertainty:
     """Share of the resamples that a candidate whose scores are not all there might have won; 0 if all are."""
     n_resamples: int
     """Number of resamples."""
+
+    def summary(self) -> str:
+        """One line: how clear the choice is."""
+        best, low_high = self.top[0], self.margin_interval
+        line = f"wins {best.wins:.0%} of {self.n_resamples} resamples of the validation prompts"
+        if len(self.top) == 1:
+            return f"the only candidate that passed; {line}"
+        second = self.top[1].candidate
+        line += (
+            f"; margin to position {second.position}, layer {second.layer}: {self.margin:.3f} "
+            f"[{low_high[0]:.3f}, {low_high[1]:.3f}]"
+        )
+        return line + (" (no clear choice)" if low_high[0] <= 0 else "")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists and numbers; ``winners`` are the candidates that won any resample, most wins first."""
+        n_positions = self.wins.shape[0]
+        order = np.argsort(-self.wins, axis=None, kind="stable")
+        places = [np.unravel_index(i, self.wins.shape) for i in order[: int((self.wins > 0).sum())]]
+        return {
+            "n_resamples": self.n_resamples,
+            "margin": self.margin,
+            "margin_interval": list(self.margin_interval),
+            "top": [
+                {
+                    **top.candidate._asdict(),
+                    "refusal_score_interval": list(top.bypass),
+                    "steering_score_interval": list(top.induce),
+                    "kl_div_score_interval": list(top.kl),
+                    "wins": top.wins,
+                    "passes": top.passes,
+                }
+                for top in self.top
+            ],
+            "winners": [
+                {"position": int(row) - n_positions, "layer": int(layer), "wins": float(self.wins[row, layer])}
+                for row, layer in places
+            ],
+            "none_passes": self.none,
+            "undecided": self.undecided,
+        }
 
 
 def uncertainty(

@@ -42,6 +42,10 @@ class RunFolder:
         return self.path / "select_direction" / "filter_report.txt"
 
     @property
+    def uncertainty(self) -> Path:
+        return self.path / "select_direction" / "uncertainty.json"
+
+    @property
     def direction(self) -> Path:
         return self.path / "direction.pt"
 

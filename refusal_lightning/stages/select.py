@@ -21,10 +21,12 @@ from refusal_lightning.config import (
     TrainerConfig,
 )
 from refusal_lightning.directions.candidates import CandidateScores, rows
+from refusal_lightning.directions.estimators import ESTIMATORS, estimate_directions
 from refusal_lightning.directions.filters import Thresholds
 from refusal_lightning.directions.refusal_score import refusal_scores
 from refusal_lightning.directions.selection import NoCandidateError, Selection
 from refusal_lightning.directions.selection import select as choose
+from refusal_lightning.directions.uncertainty import uncertainty
 from refusal_lightning.errors import UserError
 from refusal_lightning.models import ChatModel, load_chat_model
 from refusal_lightning.report.plots import plot_scores
@@ -59,11 +61,11 @@ def select(
     cache: CacheConfig,
     select: SelectConfig,
 ) -> None:
-    """Filter prompts, take mean differences, score the candidates that may win, and choose (paper, section 2.3-2.4).
+    """Filter prompts, estimate directions, score the candidates that may win, and choose (paper, section 2.3-2.4).
 
-    Scores that the store holds are not computed again; when it holds them all, no weights are loaded.
+    Scores that the store holds are not computed again; when it holds them all, no weights are loaded. Each estimator
+    is a selection of its own: the first one's files are the run's, the others' are in ``estimators/NAME``.
     """
-    started = time.perf_counter()
     chat = load_chat_model(**asdict(model))
     sets = drawn_sets(chat, data)
     run = RunFolder(runs.root, chat.alias)
@@ -73,12 +75,37 @@ def select(
     kept = filter_prompts(opened, chat, sets, select)
     counts = {name: [len(f.prompts), f.drawn] for name, f in kept.items()}
     say("select: prompts kept " + ", ".join(f"{name} {k} of {n}" for name, (k, n) in counts.items()))
+    one = len(select.estimators) == 1
+    none_left: list[UserError] = []
+    for estimator in select.estimators:
+        folder = run if estimator == select.estimators[0] else RunFolder(run.path / "estimators", estimator)
+        folder.prepare()
+        if not one:
+            say(f"select: {estimator}")
+        try:
+            _select_one(estimator, folder, chat, opened, kept, model, data, trainer, select)
+        except NoCandidateError as error:
+            none_left.append(UserError(f"{error}; the scores are in {folder.evaluations}"))
+    if none_left:
+        raise none_left[0]
 
-    directions = mean_differences(
-        opened, kept["harmful_train"].prompts, kept["harmless_train"].prompts, chat.n_positions
-    )
+
+def _select_one(
+    estimator: str,
+    run: RunFolder,
+    chat: ChatModel,
+    store: ActivationStore,
+    kept: dict[str, Filtered],
+    model: ModelConfig,
+    data: DataConfig,
+    trainer: TrainerConfig,
+    config: SelectConfig,
+) -> None:
+    """Directions of one estimator, their scores and the choice among them, written to a run's folder."""
+    started = time.perf_counter()
+    directions = estimated_directions(estimator, store, kept, chat.n_positions)
     norms = np.linalg.norm(directions, axis=-1)
-    thresholds = Thresholds(select.kl_threshold, select.induce_threshold, select.prune_layers)
+    thresholds = Thresholds(config.kl_threshold, config.induce_threshold, config.prune_layers)
     harmful, harmless = kept["harmful_val"].prompts, kept["harmless_val"].prompts
     depends_on = {
         "score_version": SCORE_VERSION,
@@ -88,10 +115,10 @@ def select(
         "refusal_tokens": chat.refusal_ids,
     }
     key = f"scores-{digest([chat.identity, depends_on])}"
-    harmless_logits = _logits(opened, harmless)
+    harmless_logits = _logits(store, harmless)
     n_positions, n_layers, _ = directions.shape
     bounds = score_bounds(len(harmful), harmless_logits)
-    table = ScoreTable(opened, key, Journal(run.journal("scores", key)), (n_positions, n_layers), bounds)
+    table = ScoreTable(store, key, Journal(run.journal("scores", key)), (n_positions, n_layers), bounds)
 
     computed = compute_scores(
         table,
@@ -101,12 +128,12 @@ def select(
         harmful=harmful,
         harmless=harmless,
         harmless_logits=harmless_logits,
-        upcoming=partial(next_work, select.mode, table, thresholds, norms),
-        batch_size=select.batch_size,
+        upcoming=partial(next_work, config.mode, table, thresholds, norms),
+        batch_size=config.batch_size,
         save=partial(_save, table, depends_on),
     )
     if not computed:
-        say(f"select: nothing to compute, all scores are in {opened.url}")
+        say(f"select: nothing to compute, all scores are in {store.url}")
     if not is_main_process():
         return
 
@@ -125,18 +152,21 @@ def select(
         write_text(run.filter_report, error.report.text() + "\n")
         _plot(run, scores, chat, baseline, None)
         say(error.report.text())
-        raise UserError(f"{error}; the scores are in {run.evaluations}") from error
+        raise
+    certainty = uncertainty(table.prompt_scores(), thresholds, norms, np.random.default_rng(data.seed))
     write_json(run.filtered, [candidate._asdict() for candidate in selection.survivors])
     write_text(run.filter_report, selection.report.text() + "\n")
+    write_json(run.uncertainty, certainty.to_json())
     write_tensor(run.direction, torch.from_numpy(directions[selection.pos, selection.layer]))
     write_json(run.direction_metadata, {"pos": selection.pos, "layer": selection.layer})
     _plot(run, scores, chat, baseline, selection)
     run.record_stage(
         "select",
         {
-            "config": {"model": asdict(model), "data": asdict(data), "select": asdict(select)},
+            "config": {"model": asdict(model), "data": asdict(data), "select": asdict(config)},
+            "estimator": estimator,
             "model": chat.identity,
-            "store": opened.url,
+            "store": store.url,
             "prompts": {
                 name: {"drawn": f.drawn, "kept": len(f.prompts), "hash": digest(f.prompts.hashes)}
                 for name, f in kept.items()
@@ -157,6 +187,7 @@ def select(
         f"{baseline['harmless']:.3f}), KL {best.kl_div_score:.3f}; {len(selection.survivors)} of "
         f"{n_positions * n_layers} candidates passed"
     )
+    say(f"select: {certainty.summary()}")
     say(f"select: wrote {run.path}")
 
 
@@ -202,10 +233,26 @@ def _logits(store: ActivationStore, prompts: PromptSet) -> np.ndarray:
 def mean_differences(store: ActivationStore, harmful: PromptSet, harmless: PromptSet, n_positions: int) -> np.ndarray:
     """Harmful minus harmless means (paper, eq. 1 and 2), float64 ``[position, layer, d_model]``."""
     positions = range(-n_positions, 0)
-    difference = store.mean("resid_pre", harmful.hashes, positions=positions) - store.mean(
-        "resid_pre", harmless.hashes, positions=positions
-    )
-    return np.ascontiguousarray(difference.transpose(1, 0, 2))
+    means = [store.mean("resid_pre", prompts.hashes, positions=positions) for prompts in (harmful, harmless)]
+    return np.ascontiguousarray((means[0] - means[1]).transpose(1, 0, 2))
+
+
+def estimated_directions(
+    estimator: str, store: ActivationStore, kept: dict[str, Filtered], n_positions: int
+) -> np.ndarray:
+    """The candidates' directions by an estimator, float64 ``[position, layer, d_model]``, one layer at a time."""
+    harmful, harmless = kept["harmful_train"].prompts, kept["harmless_train"].prompts
+    if estimator == "mean_difference":  # from sums over shards: the prompts' activations are never all in memory
+        return mean_differences(store, harmful, harmless, n_positions)
+    classes = [store.rows(prompts.hashes) for prompts in (harmful, harmless)]
+
+    def of_layer(layer: int) -> tuple[np.ndarray, np.ndarray]:
+        read = partial(store.read, "resid_pre", layers=[layer], positions=range(-n_positions, 0), dtype=np.float64)
+        first, second = (read(rows)[:, 0] for rows in classes)
+        return first, second
+
+    layers = (of_layer(layer) for layer in store.layout.layers)
+    return np.ascontiguousarray(estimate_directions(ESTIMATORS[estimator], layers))
 
 
 def _save(table: ScoreTable, depends_on: dict[str, Any]) -> None:
@@ -215,7 +262,7 @@ def _save(table: ScoreTable, depends_on: dict[str, Any]) -> None:
 
 def _remove_choice(run: RunFolder) -> None:
     """An earlier choice must not stand beside scores and thresholds that do not give it."""
-    for path in (run.direction, run.direction_metadata):
+    for path in (run.direction, run.direction_metadata, run.uncertainty):
         path.unlink(missing_ok=True)
 
 
