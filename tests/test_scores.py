@@ -15,6 +15,7 @@ from refusal_lightning.config import TrainerConfig
 from refusal_lightning.data.work import WorkDataModule
 from refusal_lightning.directions.kl import kl_scores
 from refusal_lightning.directions.refusal_score import refusal_scores
+from refusal_lightning.directions.staging import ScoreTask
 from refusal_lightning.interventions import (
     ablation,
     addition,
@@ -26,7 +27,7 @@ from refusal_lightning.interventions import (
 from refusal_lightning.models import ChatModel, load_chat_model
 from refusal_lightning.models.tokens import left_pad
 from refusal_lightning.modules import prompt_passes
-from refusal_lightning.modules.scores import ScoreModule, ScoreResult, ScoreTask
+from refusal_lightning.modules.scores import ScoreModule, ScoreResult
 from refusal_lightning.stages.trainer import run_predict
 
 SYSTEM = "You are a careful assistant that answers in a few words."

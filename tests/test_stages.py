@@ -207,7 +207,7 @@ KILLED = """
 import os, signal, sys
 from refusal_lightning.cli import main
 from refusal_lightning.store import ActivationStore
-from refusal_lightning.writers.journal import JournalWriter
+from refusal_lightning.writers.journal_writer import JournalWriter
 import torch
 torch.set_num_threads(1)
 left = int(sys.argv[1])

@@ -32,6 +32,16 @@ FIELDS: dict[ScoreKind, str] = {
 """Which score of the table each kind fills."""
 Place = tuple[int, int]
 """(position, layer) of a candidate, the position negative."""
+ProvenOut = Callable[[float, float], bool]
+"""Whether a candidate whose mean score lies between two numbers is out."""
+
+
+@dataclass
+class ScoreTask:
+    """One kind of score of several candidates that share passes (for induce: of one layer)."""
+
+    kind: ScoreKind
+    places: tuple[Place, ...]
 
 
 def empty_scores(shape: tuple[int, int]) -> CandidateScores:

@@ -14,19 +14,11 @@ from torch import Tensor
 from refusal_lightning.directions.bounds import PartialMean
 from refusal_lightning.directions.kl import kl_scores
 from refusal_lightning.directions.refusal_score import refusal_scores
-from refusal_lightning.directions.staging import Place, ScoreKind
+from refusal_lightning.directions.staging import ProvenOut, ScoreKind, ScoreTask
 from refusal_lightning.interventions import capture_residuals, intervene, row_ablation, row_addition, skip_blocks
 from refusal_lightning.models import ChatModel
 from refusal_lightning.modules.base import ModelModule
 from refusal_lightning.modules.prompt_passes import Bucket, PromptSetTokens, last_logits, prefix_pass
-
-
-@dataclass
-class ScoreTask:
-    """One score of several candidates that share passes (for induce: of one layer); positions are negative."""
-
-    kind: ScoreKind
-    places: tuple[Place, ...]
 
 
 @dataclass
@@ -37,10 +29,6 @@ class ScoreResult:
     scores: Float[np.ndarray, "place prompt"]
     seen: np.ndarray
     """[place, prompt] bool: which were computed; a candidate is dropped once its sum proves it out."""
-
-
-ProvenOut = Callable[[float, float], bool]
-"""Whether a candidate whose mean lies between two numbers is out."""
 
 
 class ScoreModule(ModelModule):

@@ -67,7 +67,7 @@ def _predict(
     from refusal_lightning.data.work import WorkDataModule
     from refusal_lightning.modules.generation import Answers, GenerationBatch, GenerationModule
     from refusal_lightning.stages.trainer import run_predict
-    from refusal_lightning.writers import JournalWriter
+    from refusal_lightning.writers.journal_writer import JournalWriter
 
     def expand(index: list[int]) -> Iterator[GenerationBatch]:
         yield GenerationBatch(index, *left_pad([prompts.token_ids[i] for i in index]))

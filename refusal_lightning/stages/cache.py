@@ -121,7 +121,7 @@ def fill(
     from refusal_lightning.data.work import WorkDataModule
     from refusal_lightning.modules.activations import ActivationModule, PromptBatch
     from refusal_lightning.stages.trainer import run_predict
-    from refusal_lightning.writers import StoreWriter
+    from refusal_lightning.writers.store_writer import StoreWriter
 
     hashes = list(tokens)
 

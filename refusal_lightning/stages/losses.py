@@ -70,7 +70,7 @@ def _predict(
     from refusal_lightning.data.work import WorkDataModule
     from refusal_lightning.modules.loss import LossBatch, LossModule, LossSums
     from refusal_lightning.stages.trainer import run_predict
-    from refusal_lightning.writers import JournalWriter
+    from refusal_lightning.writers.journal_writer import JournalWriter
 
     def expand(index: list[int]) -> Iterator[LossBatch]:
         ids, mask = left_pad([tokens[i][0] for i in index])

@@ -15,10 +15,19 @@ from refusal_lightning.config import TrainerConfig
 from refusal_lightning.directions.bounds import PartialMean, kl_lower_bounds, refusal_score_bound
 from refusal_lightning.directions.candidates import CandidateScores
 from refusal_lightning.directions.filters import Thresholds
-from refusal_lightning.directions.staging import FIELDS, STAGES, Place, ScoreKind, bypass_bar, next_scores, proven_out
+from refusal_lightning.directions.staging import (
+    FIELDS,
+    STAGES,
+    Place,
+    ProvenOut,
+    ScoreKind,
+    ScoreTask,
+    bypass_bar,
+    next_scores,
+    proven_out,
+)
 from refusal_lightning.directions.uncertainty import PromptScores
 from refusal_lightning.models import ChatModel
-from refusal_lightning.modules.scores import ProvenOut, ScoreModule, ScoreResult, ScoreTask
 from refusal_lightning.stages.console import say
 from refusal_lightning.stages.prompts import PromptSet
 from refusal_lightning.store import ActivationStore
@@ -227,6 +236,8 @@ def compute_scores(
     """
     computed = 0
     while (work := upcoming()) is not None:
+        from refusal_lightning.modules.scores import ScoreModule  # Lightning takes seconds to import
+
         count = sum(len(task.places) for task in work.tasks)
         say(f"select: {work.kind} scores of {count} candidates")
         module = ScoreModule(
@@ -247,10 +258,11 @@ def compute_scores(
     return computed
 
 
-def _predict(table: ScoreTable, tasks: list[ScoreTask], module: ScoreModule, trainer: TrainerConfig) -> None:
+def _predict(table: ScoreTable, tasks: list[ScoreTask], module: Any, trainer: TrainerConfig) -> None:
     from refusal_lightning.data.work import WorkDataModule
+    from refusal_lightning.modules.scores import ScoreResult
     from refusal_lightning.stages.trainer import run_predict
-    from refusal_lightning.writers import JournalWriter
+    from refusal_lightning.writers.journal_writer import JournalWriter
 
     def records(result: ScoreResult) -> Iterable[dict[str, Any]]:
         # One line for all of a task's candidates: a kill never leaves a part of a task.

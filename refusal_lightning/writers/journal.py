@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
-
-import lightning as L
-from lightning.pytorch.callbacks import BasePredictionWriter
 
 Record = dict[str, Any]
 
@@ -46,40 +43,3 @@ class Journal:
             path.unlink()
         if self.folder.is_dir():
             self.folder.rmdir()
-
-
-class JournalWriter(BasePredictionWriter):
-    """Appends each prediction's records to the journal and syncs them to disk before the next batch."""
-
-    def __init__(self, journal: Journal, records: Callable[[Any], Iterable[Record]]) -> None:
-        super().__init__(write_interval="batch")
-        self.journal, self.records = journal, records
-        self._file: TextIO | None = None
-
-    def write_on_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        prediction: Any,
-        batch_indices: Sequence[int] | None,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int,
-    ) -> None:
-        if self._file is None:
-            self._file = self.journal.open(trainer.global_rank)
-        for record in self.records(prediction):
-            self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._close()
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
