@@ -5,9 +5,10 @@
 On the demo model, alternating in one run: `select` (staged, exhaustive) from a filled store, and a plain
 implementation as one would write it: Hugging Face forward passes with ordinary hooks, batches of 32 in the given
 order, left padding, logits at every position, each candidate and score one by one. The plain one is timed on every
-``--every``-th candidate of each score and multiplied up. (Not `select.py`: a script's folder comes
-first on Python's path, and the standard library has a module of that name.) Every score that `select` computed is compared with the plain
+``--every``-th candidate of each score and multiplied up. Every score that `select` computed is compared with the plain
 one's where both are there, and with ../shared/oracle where that is there.
+
+(Not `select.py`: a script's folder comes first on Python's path, and the standard library has a module of that name.)
 """
 
 from __future__ import annotations

@@ -11,8 +11,11 @@ from typing import Any, Literal
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 HookPoint = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
-EstimatorName = Literal["mean_difference", "unit_mean_difference", "principal_component", "logistic_probe", "lda"]
+EstimatorName = Literal[
+    "mean_difference", "unit_mean_difference", "category_means", "principal_component", "logistic_probe", "lda"
+]
 InterventionName = Literal["baseline", "ablation", "actadd"]
+AnalysisName = Literal["separability", "similarity", "stability", "projection"]
 Compression = Literal["lz4", "zstd", "none"]
 
 
@@ -164,7 +167,7 @@ class SelectConfig:
     work); exhaustive: all three scores of every candidate (for the plots)."""
     estimators: list[EstimatorName] = field(default_factory=lambda: ["mean_difference"])
     """Ways to draw a direction from the activations, each scored and chosen from: mean_difference (the paper's),
-    unit_mean_difference, principal_component, logistic_probe, lda. The first one's direction is evaluated."""
+    unit_mean_difference, category_means, principal_component, logistic_probe, lda. The first one's is evaluated."""
     batch_size: int = 32
     """Rows (prompts x candidates) per forward pass."""
     harmful_threshold: float | None = 0.0
@@ -177,9 +180,13 @@ class SelectConfig:
     """Candidates with a smaller induce score (log-odds) are dropped; null switches the rule off."""
     prune_layers: float | None = 0.2
     """Share of the last layers whose candidates are dropped; null switches the rule off."""
+    answer_kl_tokens: int = 0
+    """For the five best candidates, report the KL (nats) over the first so many tokens of the baseline's own answers
+    too, since one token can hide damage; 0: do not."""
 
     def __post_init__(self) -> None:
         _positive("select.batch_size", self.batch_size)
+        _require(self.answer_kl_tokens >= 0, "select.answer_kl_tokens", self.answer_kl_tokens, "0 or more")
         different = len(set(self.estimators)) == len(self.estimators) > 0
         _require(different, "select.estimators", self.estimators, "one or more different estimators")
         _require(
@@ -215,6 +222,30 @@ class EvaluateConfig:
         for key in ("n_test", "max_new_tokens", "batch_size", "loss_batch_size"):
             _positive(f"evaluate.{key}", getattr(self, key))
         _require(bool(self.interventions), "evaluate.interventions", self.interventions, "a non-empty list")
+
+
+@dataclass
+class AnalyzeConfig:
+    """The analyze stage: what the store tells about the candidates, without the model."""
+
+    analyses: list[AnalysisName] = field(
+        default_factory=lambda: ["separability", "similarity", "stability", "projection"]
+    )
+    """Which: separability (AUROC of every candidate), similarity (cosines between candidates), stability (cosines when
+    training prompts are resampled or fewer), projection (of every cached prompt on the selected direction)."""
+    bootstrap: int = 200
+    """Resamples of the prompts behind each interval, and draws of each number of training prompts."""
+    seed: int = 42
+    """Seed of the resamples; the same seed gives the same files, byte for byte."""
+    confidence: float = 0.95
+    """Share of the resamples within an interval, above 0 and below 1."""
+
+    def __post_init__(self) -> None:
+        different = len(set(self.analyses)) == len(self.analyses) > 0
+        _require(different, "analyze.analyses", self.analyses, "one or more different analyses")
+        _positive("analyze.bootstrap", self.bootstrap)
+        _require(self.seed >= 0, "analyze.seed", self.seed, "0 or a positive whole number")
+        _require(0 < self.confidence < 1, "analyze.confidence", self.confidence, "above 0 and below 1")
 
 
 @dataclass

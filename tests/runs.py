@@ -51,7 +51,7 @@ def write_config(folder: Path, model_folder: Path, data_root: Path, /, **changes
         "evaluate": {"max_new_tokens": 6, "batch_size": 2},
     }
     for section, values in changes.items():
-        config[section] = {**config[section], **values}
+        config[section] = {**config.get(section, {}), **values}
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config))
     return str(path)

@@ -80,7 +80,7 @@ def test_two_processes(config, undisturbed, tmp_path):
     assert store_files(tmp_path) == undisturbed
 
 
-@pytest.mark.parametrize("victim", ["the first", "the second"])
+@pytest.mark.parametrize("victim", ["the second", pytest.param("the first", marks=pytest.mark.slow)])
 def test_one_of_two_processes_killed(victim, config, undisturbed, tmp_path):
     """The job ends soon, not only when a timeout of days has passed; its next start ends with the same bytes."""
     job = _start(config, tmp_path, *TWO)

@@ -95,7 +95,7 @@ def _plain(chat: ChatModel, prompts, kind: str, place: tuple[int, int]) -> np.nd
 
 
 @pytest.mark.parametrize("kind", ["bypass", "induce", "kl"])
-@pytest.mark.parametrize("batch_size", [1, 4, 64])
+@pytest.mark.parametrize("batch_size", [4, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 64))])
 def test_shared_passes_equal_plain_ones(chat, prompts, kind, batch_size):
     with torch.inference_mode():
         baseline = torch.cat([_logits(chat, prompt) for prompt in prompts]) if kind == "kl" else None

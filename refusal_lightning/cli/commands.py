@@ -16,6 +16,7 @@ SECTIONS: dict[str, type] = {
     "cache": config.CacheConfig,
     "select": config.SelectConfig,
     "evaluate": config.EvaluateConfig,
+    "analyze": config.AnalyzeConfig,
     "judging": JudgeSettings,
 }
 """The sections of a configuration file, each a dataclass."""
@@ -50,6 +51,11 @@ COMMANDS = {
         "measure refusal and loss under baseline, ablation and activation addition",
         "refusal_lightning.stages.evaluate:evaluate",
         ("model", "data", "trainer", "runs", "evaluate", "judging"),
+    ),
+    "analyze": Command(
+        "measure the candidates and the selected direction on the store's activations, without the model",
+        "refusal_lightning.stages.analyze:analyze",
+        ("model", "data", "store", "runs", "cache", "select", "analyze"),
     ),
     "data prepare": Command(
         "build the paper's datasets from their public sources",

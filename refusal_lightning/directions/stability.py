@@ -76,6 +76,11 @@ def split_cosines_by_n_train(
     return cosines.reshape(len(sizes), n_draws, -1)
 
 
+def doubling_sizes(largest: int) -> list[int]:
+    """1, 2, 4, ... up to and with ``largest``."""
+    return [*(1 << i for i in range(max(largest - 1, 0).bit_length())), *([largest] if largest > 0 else [])]
+
+
 def _check(sizes: Sequence[int], largest: int) -> None:
     bad = [size for size in sizes if not 1 <= size <= largest]
     if bad:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,6 +9,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from refusal_lightning.directions.candidates import CandidateScores
+from refusal_lightning.report.figure import new_figure, png, position_label
 
 
 def plot_scores(
@@ -39,7 +39,7 @@ def plot_scores(
         "kl_div_scores": (scores.kl_div_score, "KL score (nats)", "Ablation, harmless", 0.0),
     }
     return {
-        name: _png(_line_plot(values, position_tokens, title, label, level, chosen))
+        name: png(_line_plot(values, position_tokens, title, label, level, chosen))
         for name, (values, label, title, level) in plots.items()
     }
 
@@ -52,14 +52,12 @@ def _line_plot(
     level: float,
     chosen: tuple[int, int] | None,
 ) -> Figure:
-    # A Figure of its own, not pyplot's: nothing global to close.
-    figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained")
+    figure = new_figure(8, 4.5)
     axes = figure.add_subplot()
     n_positions, n_layers = values.shape
     for position in range(-n_positions, 0):
-        # No text of a token is taken for markup.
-        token = repr(position_tokens[position]).replace("$", r"\$")
-        axes.plot(range(n_layers), values[position], marker=".", label=f"{position}: {token}")
+        label_of_position = position_label(position, position_tokens)
+        axes.plot(range(n_layers), values[position], marker=".", label=label_of_position)
     axes.axhline(level, color="black", linestyle="--", linewidth=1, label="baseline")
     if chosen is not None:
         axes.plot(
@@ -74,10 +72,3 @@ def _line_plot(
     axes.set(title=title, xlabel="layer (resid_pre)", ylabel=label)
     axes.legend(fontsize="small", loc="best")
     return figure
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    # No software version in the file: the same scores give the same bytes.
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
 
 
 def is_main_process() -> bool:
     """Whether this is the first process of the run, as far as the environment tells before Lightning starts."""
     return not any(int(os.environ.get(name) or 0) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK"))
+
+
+def wait_for_all() -> None:
+    """Until every process of the run is here; nothing where there is one process, or none has started others yet."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
 
 
 def say(text: str = "") -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from refusal_lightning.config import DataConfig
-from refusal_lightning.data import draw_instructions
+from refusal_lightning.data import draw_instructions, load_dataset_split
 from refusal_lightning.models import ChatModel
 from refusal_lightning.models.tokens import prompt_hash
 
@@ -28,6 +28,13 @@ def prompt_set(name: str, instructions: Sequence[str], model: ChatModel) -> Prom
     """Render and tokenise instructions."""
     token_ids = [model.encode(instruction) for instruction in instructions]
     return PromptSet(name, list(instructions), token_ids, [prompt_hash(ids) for ids in token_ids])
+
+
+def categories_of(root: str, instructions: Sequence[str]) -> list[str]:
+    """Categories of harmful training instructions; those without one share the empty category."""
+    rows = load_dataset_split("harmful", "train", root=root)
+    category = {row["instruction"]: str(row.get("category") or "") for row in rows}
+    return [category[instruction] for instruction in instructions]
 
 
 def drawn_sets(model: ChatModel, data: DataConfig) -> dict[str, PromptSet]:

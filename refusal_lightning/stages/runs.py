@@ -46,6 +46,14 @@ class RunFolder:
         return self.path / "select_direction" / "uncertainty.json"
 
     @property
+    def cosmic(self) -> Path:
+        return self.path / "select_direction" / "cosmic.json"
+
+    @property
+    def answer_kl(self) -> Path:
+        return self.path / "select_direction" / "answer_kl.json"
+
+    @property
     def direction(self) -> Path:
         return self.path / "direction.pt"
 
@@ -61,6 +69,9 @@ class RunFolder:
 
     def loss_eval(self, intervention: str) -> Path:
         return self.path / "loss_evals" / f"{intervention}_loss_eval.json"
+
+    def analysis(self, name: str, suffix: str) -> Path:
+        return self.path / "analysis" / f"{name}.{suffix}"
 
     @property
     def report(self) -> Path:

@@ -28,7 +28,7 @@ from refusal_lightning.directions.staging import (
 )
 from refusal_lightning.directions.uncertainty import PromptScores
 from refusal_lightning.models import ChatModel
-from refusal_lightning.stages.console import say
+from refusal_lightning.stages.console import say, wait_for_all
 from refusal_lightning.stages.prompts import PromptSet
 from refusal_lightning.store import ActivationStore
 from refusal_lightning.writers.journal import Journal
@@ -252,6 +252,7 @@ def compute_scores(
         )
         _predict(table, work.tasks, module, trainer)
         table.read_journal()
+        wait_for_all()  # nobody removes the journal before everybody has read it
         computed += count
     if computed or any(True for _ in table.journal):
         save()

@@ -26,15 +26,17 @@ from refusal_lightning.directions.filters import Thresholds
 from refusal_lightning.directions.refusal_score import refusal_scores
 from refusal_lightning.directions.selection import NoCandidateError, Selection
 from refusal_lightning.directions.selection import select as choose
+from refusal_lightning.directions.staging import Place
 from refusal_lightning.directions.uncertainty import uncertainty
 from refusal_lightning.errors import UserError
 from refusal_lightning.models import ChatModel, load_chat_model
 from refusal_lightning.report.plots import plot_scores
 from refusal_lightning.stages.console import is_main_process, say
 from refusal_lightning.stages.files import digest, write_bytes, write_json, write_text
-from refusal_lightning.stages.prompts import PromptSet, drawn_sets
+from refusal_lightning.stages.prompts import PromptSet, categories_of, drawn_sets
 from refusal_lightning.stages.runs import RunFolder, write_tensor
-from refusal_lightning.stages.scoring import ScoreTable, compute_scores, next_work, ruled_out, score_bounds
+from refusal_lightning.stages.scoring import KEPT, ScoreTable, compute_scores, next_work, ruled_out, score_bounds
+from refusal_lightning.stages.second_opinion import answer_kl_opinion, cosmic_opinion
 from refusal_lightning.stages.stores import open_complete, require_candidates
 from refusal_lightning.store import ActivationStore
 from refusal_lightning.writers.journal import Journal
@@ -103,7 +105,7 @@ def _select_one(
 ) -> None:
     """Directions of one estimator, their scores and the choice among them, written to a run's folder."""
     started = time.perf_counter()
-    directions = estimated_directions(estimator, store, kept, chat.n_positions)
+    directions = estimated_directions(estimator, store, kept, chat.n_positions, data)
     norms = np.linalg.norm(directions, axis=-1)
     thresholds = Thresholds(config.kl_threshold, config.induce_threshold, config.prune_layers)
     harmful, harmless = kept["harmful_val"].prompts, kept["harmless_val"].prompts
@@ -134,29 +136,49 @@ def _select_one(
     )
     if not computed:
         say(f"select: nothing to compute, all scores are in {store.url}")
+    scores = table.means()
+    selection: Selection | NoCandidateError
+    try:
+        selection = choose(scores, thresholds, norms, ruled_out(table, thresholds, norms))
+    except NoCandidateError as error:
+        selection = error
+    answer_kl: dict[Place, np.ndarray] = {}
+    if isinstance(selection, Selection) and config.answer_kl_tokens:
+        answer_kl = answer_kl_opinion(
+            chat,
+            trainer,
+            store,
+            run.journal("answer-kl", digest([key, config.answer_kl_tokens])),
+            harmless,
+            directions,
+            [(candidate.position, candidate.layer) for candidate in selection.survivors[:KEPT]],
+            config.answer_kl_tokens,
+            config.batch_size,
+        )
     if not is_main_process():
         return
 
-    scores = table.means()
     baseline = {
         "harmful": float(kept["harmful_val"].scores.mean()),
         "harmless": float(kept["harmless_val"].scores.mean()),
     }
     write_tensor(run.mean_diffs, torch.from_numpy(directions))
     write_json(run.evaluations, rows(scores))
-    try:
-        selection = choose(scores, thresholds, norms, ruled_out(table, thresholds, norms))
-    except NoCandidateError as error:
+    if isinstance(selection, NoCandidateError):
         _remove_choice(run)
         write_json(run.filtered, [])
-        write_text(run.filter_report, error.report.text() + "\n")
+        write_text(run.filter_report, selection.report.text() + "\n")
         _plot(run, scores, chat, baseline, None)
-        say(error.report.text())
-        raise
+        say(selection.report.text())
+        raise selection
+    cosmic = cosmic_opinion(store, harmful, harmless, directions, selection)
     certainty = uncertainty(table.prompt_scores(), thresholds, norms, np.random.default_rng(data.seed))
     write_json(run.filtered, [candidate._asdict() for candidate in selection.survivors])
     write_text(run.filter_report, selection.report.text() + "\n")
     write_json(run.uncertainty, certainty.to_json())
+    write_json(run.cosmic, cosmic)
+    if answer_kl:
+        write_json(run.answer_kl, _answer_kl_rows(answer_kl, config.answer_kl_tokens))
     write_tensor(run.direction, torch.from_numpy(directions[selection.pos, selection.layer]))
     write_json(run.direction_metadata, {"pos": selection.pos, "layer": selection.layer})
     _plot(run, scores, chat, baseline, selection)
@@ -188,6 +210,12 @@ def _select_one(
         f"{n_positions * n_layers} candidates passed"
     )
     say(f"select: {certainty.summary()}")
+    (pos, layer), count = cosmic["best_of_survivors"], cosmic["rank_of_selected"]
+    agrees = "agrees" if not count else f"prefers {count} of the survivors, first position {pos}, layer {layer}"
+    say(f"select: COSMIC's cosine criterion (a second opinion, no forward pass) {agrees}")
+    if answer_kl:
+        kl = answer_kl[selection.pos, selection.layer].mean()
+        say(f"select: KL over the first {config.answer_kl_tokens} answer tokens {kl:.3f}")
     say(f"select: wrote {run.path}")
 
 
@@ -238,12 +266,15 @@ def mean_differences(store: ActivationStore, harmful: PromptSet, harmless: Promp
 
 
 def estimated_directions(
-    estimator: str, store: ActivationStore, kept: dict[str, Filtered], n_positions: int
+    estimator: str, store: ActivationStore, kept: dict[str, Filtered], n_positions: int, data: DataConfig
 ) -> np.ndarray:
     """The candidates' directions by an estimator, float64 ``[position, layer, d_model]``, one layer at a time."""
     harmful, harmless = kept["harmful_train"].prompts, kept["harmless_train"].prompts
     if estimator == "mean_difference":  # from sums over shards: the prompts' activations are never all in memory
         return mean_differences(store, harmful, harmless, n_positions)
+    if estimator == "category_means":
+        categories = categories_of(data.root, harmful.instructions)
+        return category_mean_differences(store, harmful, harmless, categories, n_positions)
     classes = [store.rows(prompts.hashes) for prompts in (harmful, harmless)]
 
     def of_layer(layer: int) -> tuple[np.ndarray, np.ndarray]:
@@ -255,6 +286,27 @@ def estimated_directions(
     return np.ascontiguousarray(estimate_directions(ESTIMATORS[estimator], layers))
 
 
+def category_mean_differences(
+    store: ActivationStore, harmful: PromptSet, harmless: PromptSet, categories: list[str], n_positions: int
+) -> np.ndarray:
+    """Mean over categories of the harmful prompts' means, less the harmless mean: each category counts the same,
+    however many prompts it has. float64 ``[position, layer, d_model]``."""
+    positions = range(-n_positions, 0)
+    of_category: dict[str, list[str]] = {}
+    for category, prompt in zip(categories, harmful.hashes, strict=True):
+        of_category.setdefault(category, []).append(prompt)
+    means = [store.mean("resid_pre", hashes, positions=positions) for _, hashes in sorted(of_category.items())]
+    difference = np.mean(means, axis=0) - store.mean("resid_pre", harmless.hashes, positions=positions)
+    return np.ascontiguousarray(difference.transpose(1, 0, 2))
+
+
+def _answer_kl_rows(answer_kl: dict[Place, np.ndarray], n_tokens: int) -> list[dict[str, Any]]:
+    return [
+        {"position": position, "layer": layer, "n_tokens": n_tokens, "kl": float(kl.mean())}
+        for (position, layer), kl in answer_kl.items()
+    ]
+
+
 def _save(table: ScoreTable, depends_on: dict[str, Any]) -> None:
     if is_main_process():
         table.save(depends_on)
@@ -262,7 +314,7 @@ def _save(table: ScoreTable, depends_on: dict[str, Any]) -> None:
 
 def _remove_choice(run: RunFolder) -> None:
     """An earlier choice must not stand beside scores and thresholds that do not give it."""
-    for path in (run.direction, run.direction_metadata, run.uncertainty):
+    for path in (run.direction, run.direction_metadata, run.uncertainty, run.cosmic, run.answer_kl):
         path.unlink(missing_ok=True)
 
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from refusal_lightning.directions.projection import projections, projections_by_layer
+from refusal_lightning.directions.projection import projections, projections_by_layer, spread
 
 
 def test_signed_length_along_the_unit_direction() -> None:
@@ -16,3 +16,13 @@ def test_by_layer() -> None:
     found = projections_by_layer(iter(layers), direction)
     assert found.shape == (3, 5, 2)
     np.testing.assert_allclose(found, layers @ direction / np.linalg.norm(direction))
+
+
+def test_spread() -> None:
+    values = np.random.default_rng(0).normal(size=(7, 2, 3))
+    found = spread(values)
+    np.testing.assert_allclose(found["mean"], values.mean(axis=0))
+    np.testing.assert_allclose(found["sd"] ** 2 * 6, ((values - values.mean(axis=0)) ** 2).sum(axis=0))
+    np.testing.assert_allclose(found["q50"], np.sort(values, axis=0)[3])
+    assert all(x.shape == (2, 3) for x in found.values())
+    assert np.isnan(spread(values[:1])["sd"]).all() and (spread(values[:1])["q95"] == values[0]).all()

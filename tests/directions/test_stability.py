@@ -6,6 +6,7 @@ from refusal_lightning.directions.mean_difference import mean_difference, unit
 from refusal_lightning.directions.stability import (
     bootstrap_cosines,
     cosines_by_n_train,
+    doubling_sizes,
     split_cosines_by_n_train,
 )
 from refusal_lightning.errors import UserError
@@ -71,3 +72,9 @@ def test_sizes_out_of_range_are_refused(size: int) -> None:
         cosines_by_n_train(harmful, harmless, [2, size], np.random.default_rng(0))
     with pytest.raises(UserError, match="1 to 2"):
         split_cosines_by_n_train(harmful, harmless, [3], np.random.default_rng(0))
+
+
+def test_doubling_sizes() -> None:
+    assert [doubling_sizes(n) for n in range(6)] == [[], [1], [1, 2], [1, 2, 3], [1, 2, 4], [1, 2, 4, 5]]
+    assert doubling_sizes(64)[-2:] == [32, 64]
+    assert doubling_sizes(65)[-2:] == [64, 65]

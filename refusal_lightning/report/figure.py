@@ -1,0 +1,32 @@
+"""What all plots share: a figure, labels that are no markup, and PNG bytes that follow from the figure alone."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches."""
+    # A Figure of its own, not pyplot's: nothing global to close.
+    return Figure(figsize=(width, height), dpi=110, layout="constrained")
+
+
+def plain(text: str) -> str:
+    """Text that matplotlib shows as it is: nothing of it is taken for markup."""
+    return text.replace("$", r"\$")
+
+
+def position_label(position: int, position_tokens: Sequence[str]) -> str:
+    """A negative position and the token that stands there."""
+    return f"{position}: {plain(repr(position_tokens[position]))}"
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG."""
+    buffer = io.BytesIO()
+    # No software version in the file: the same figure gives the same bytes.
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,94 @@
+"""How much a direction owes to the prompts drawn, and how many are enough."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from refusal_lightning.directions.bootstrap import percentile_interval
+from refusal_lightning.directions.stability import (
+    bootstrap_cosines,
+    cosines_by_n_train,
+    doubling_sizes,
+    split_cosines_by_n_train,
+)
+from refusal_lightning.report.analysis_plots import Line, plot_lines
+from refusal_lightning.report.figure import position_label
+from refusal_lightning.stages.analyses.material import LAYER, Analysis, Material
+
+ENOUGH = 0.95
+"""The cosine from which on a number of training prompts counts as enough."""
+
+
+def analyse_stability(m: Material) -> Analysis:
+    """How the mean difference moves when its training prompts are drawn again, or fewer are taken.
+
+    Of the selected candidate; of every candidate when none is selected.
+    """
+    cells = [m.selected] if m.selected else [(p, i) for p in m.positions for i in m.layers]
+    rows = [row for i in sorted({i for _, i in cells}) for row in _stability_of_layer(m, i, {p for p, _ in cells})]
+    rows.sort(key=lambda row: (row["position"], row["layer"]))  # stable: the order of measures stays
+    return Analysis(_stability_headline(m, rows), rows, _stability_plot(m, rows))
+
+
+def _stability_of_layer(m: Material, layer: int, positions: set[int]) -> Iterator[dict[str, Any]]:
+    columns = sorted(positions)
+    harmful, harmless = (m.read(name, layer)[:, columns] for name in ("harmful_train", "harmless_train"))
+    n, smaller = (len(harmful), len(harmless)), min(len(harmful), len(harmless))
+    sizes, halves, rng = doubling_sizes(smaller), doubling_sizes(smaller // 2), m.rng()
+    found = [("bootstrap", *n, bootstrap_cosines(harmful, harmless, rng, m.n_resamples))]
+    subsets = cosines_by_n_train(harmful, harmless, sizes, rng, m.n_resamples)
+    found += [("subset", s, s, draws) for s, draws in zip(sizes, subsets, strict=True)]
+    if halves:
+        splits = split_cosines_by_n_train(harmful, harmless, halves, rng, m.n_resamples)
+        found += [("split", s, s, draws) for s, draws in zip(halves, splits, strict=True)]
+    for column, position in enumerate(columns):
+        for measure, n_harmful, n_harmless, draws in found:
+            low, high = percentile_interval(draws[:, column], m.confidence)
+            yield {
+                "position": position,
+                "layer": layer,
+                "measure": measure,
+                "n_harmful": n_harmful,
+                "n_harmless": n_harmless,
+                "mean": float(draws[:, column].mean()),
+                "low": float(low),
+                "high": float(high),
+            }
+
+
+def _stability_headline(m: Material, rows: list[dict[str, Any]]) -> str:
+    bootstrap = [r for r in rows if r["measure"] == "bootstrap" and np.isfinite(r["mean"])]
+    if not bootstrap:
+        return "no candidate has a direction, so there is none to be stable"
+    if m.selected is None:
+        least, most = (f(bootstrap, key=lambda r: r["mean"]) for f in (min, max))
+        places = [f"{r['mean']:.3f} (position {r['position']}, layer {r['layer']})" for r in (least, most)]
+        return f"nothing is selected, so of every candidate: bootstrap cosine {places[0]} to {places[1]}"
+    (whole,) = bootstrap
+    subsets = [r for r in rows if r["measure"] == "subset"]
+    # Even the largest may not do: it leaves out prompts where there are more of one kind.
+    enough = [r["n_harmful"] for r in subsets if r["mean"] >= ENOUGH]
+    count = f"{min(enough)} prompts" if enough else "no number of prompts"
+    return (
+        f"bootstrap cosine {whole['mean']:.3f} [{whole['low']:.3f}, {whole['high']:.3f}]; {count} of each kind (of "
+        f"{subsets[-1]['n_harmful']} at most) reach a mean cosine of {ENOUGH} with the direction of all"
+    )
+
+
+def _stability_plot(m: Material, rows: list[dict[str, Any]]) -> bytes:
+    def line(label: str, x: str, **where: Any) -> Line:
+        chosen = [row for row in rows if all(row[key] == value for key, value in where.items())]
+        middle, low, high = (np.array([row[key] for row in chosen]) for key in ("mean", "low", "high"))
+        return Line(label, [row[x] for row in chosen], middle, low, high)
+
+    if m.selected is None:
+        lines = [line(position_label(p, m.tokens), "layer", measure="bootstrap", position=p) for p in m.positions]
+        return plot_lines(lines, "Directions of resampled prompts", LAYER, "cosine with the direction of all")
+    lines = [line("with the direction of all prompts", "n_harmful", measure="subset")]
+    lines += [line("between two disjoint draws", "n_harmful", measure="split")]
+    title = f"Stability of the direction at position {m.selected[0]}, layer {m.selected[1]}"
+    xlabel = "training prompts of each kind"
+    return plot_lines([each for each in lines if each.x], title, xlabel, "cosine", level=ENOUGH, doubling=True)

@@ -1,0 +1,118 @@
+"""Beside the paper's criterion: COSMIC's cosines, from the store alone, and KL over whole answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from refusal_lightning.config import TrainerConfig
+from refusal_lightning.directions.cosmic import cosmic_scores, least_similar_layers
+from refusal_lightning.directions.selection import Selection
+from refusal_lightning.directions.staging import Place
+from refusal_lightning.models import ChatModel
+from refusal_lightning.stages.console import is_main_process, say
+from refusal_lightning.stages.files import digest
+from refusal_lightning.stages.prompts import PromptSet
+from refusal_lightning.store import ActivationStore
+from refusal_lightning.writers.journal import Journal
+
+
+def cosmic_opinion(
+    store: ActivationStore,
+    harmful: PromptSet,
+    harmless: PromptSet,
+    directions: Float[np.ndarray, "position layer d_model"],
+    selection: Selection,
+) -> dict[str, Any]:
+    """COSMIC's criterion (see ``directions.cosmic`` for what is theirs) on the validation prompts, as JSON.
+
+    ``best`` is its choice among all candidates, ``best_of_survivors`` among those that pass the paper's filter;
+    ``rank_of_selected`` says how many of these it prefers to the paper's choice.
+    """
+    means = [store.mean("resid_pre", prompts.hashes, positions=[-1])[:, 0] for prompts in (harmful, harmless)]
+    scores = cosmic_scores(means[0], means[1], directions, least_similar_layers(means[0], means[1]))
+    survivors = np.zeros(scores.total.shape, dtype=bool)
+    for candidate in selection.survivors:
+        survivors[candidate.position, candidate.layer] = True
+    ahead = scores.total[survivors] > scores.total[selection.pos, selection.layer]
+    n_positions, n_layers = scores.total.shape
+    return {
+        "layers": list(scores.layers),
+        "best": scores.best(),
+        "best_of_survivors": scores.best(survivors),
+        "rank_of_selected": int(ahead.sum()),
+        "candidates": [
+            {
+                "position": position,
+                "layer": layer,
+                "comply": float(scores.comply[position, layer]),
+                "refuse": float(scores.refuse[position, layer]),
+            }
+            for position in range(-n_positions, 0)
+            for layer in range(n_layers)
+        ],
+    }
+
+
+def answer_kl_opinion(
+    chat: ChatModel,
+    trainer: TrainerConfig,
+    store: ActivationStore,
+    journal_folder: Path,
+    harmless: PromptSet,
+    directions: Float[np.ndarray, "position layer d_model"],
+    places: Sequence[Place],
+    n_tokens: int,
+    batch_size: int,
+) -> dict[Place, Float[np.ndarray, " prompt"]]:
+    """KL under ablation over the first tokens of the baseline's own answers, per candidate and prompt.
+
+    What the store or the journal holds is not computed again. Complete on the first process only.
+    """
+    key = f"answer-kl-{journal_folder.name}"
+    stored = store.load_result(key)
+    known: dict[Place, np.ndarray] = {}
+    if stored is not None:
+        known = {(int(p), int(la)): row for (p, la), row in zip(stored[0]["places"], stored[0]["kl"], strict=True)}
+    journal = Journal(journal_folder)
+    known |= {tuple(record["place"]): np.array(record["kl"]) for record in journal}
+    pending = [place for place in places if place not in known]
+    if pending:
+        say(f"select: KL over {n_tokens} answer tokens of {len(pending)} candidates")
+        _predict(chat, trainer, journal, harmless, directions, pending, n_tokens, batch_size)
+    if not is_main_process():
+        return {}
+    if pending or any(True for _ in journal):
+        known |= {tuple(record["place"]): np.array(record["kl"]) for record in journal}
+        arrays = {"places": np.array(list(known), dtype=np.int64), "kl": np.stack(list(known.values()))}
+        store.save_result(key, arrays, {"n_tokens": n_tokens, "harmless": digest(harmless.hashes)})
+        journal.remove()
+    return {place: known[place] for place in places}
+
+
+def _predict(
+    chat: ChatModel,
+    trainer: TrainerConfig,
+    journal: Journal,
+    harmless: PromptSet,
+    directions: Float[np.ndarray, "position layer d_model"],
+    places: Sequence[Place],
+    n_tokens: int,
+    batch_size: int,
+) -> None:
+    from refusal_lightning.data.work import WorkDataModule
+    from refusal_lightning.modules.answer_kl import AnswerKLModule, AnswerKLResult
+    from refusal_lightning.stages.trainer import run_predict
+    from refusal_lightning.writers.journal_writer import JournalWriter
+
+    def records(result: AnswerKLResult) -> Iterable[dict[str, Any]]:
+        yield {"place": result.place, "kl": result.kl}
+
+    module = AnswerKLModule(chat, torch.from_numpy(directions), harmless.token_ids, n_tokens, batch_size)
+    work = WorkDataModule(pending=lambda: list(places), expand=lambda place: [place])
+    run_predict(trainer, module, work, [JournalWriter(journal, records)])
