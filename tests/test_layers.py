@@ -12,7 +12,9 @@ MAY_IMPORT = {
     "cli": {"config", "stages", "data", "judges"},
     "config": set(),
     "errors": set(),
+    "files": set(),
     "stages": {
+        "files",
         "config",
         "modules",
         "writers",
@@ -30,8 +32,8 @@ MAY_IMPORT = {
     "interventions": set(),
     "models": set(),
     "directions": set(),
-    "judges": set(),
-    "data": set(),
+    "judges": {"files"},
+    "data": {"files"},
     "report": {"directions"},
 }
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from refusal_lightning.files import write_bytes
 
 
 def rows_to_bytes(rows: Sequence[Any]) -> bytes:
@@ -33,13 +34,4 @@ def write_whole(path: Path, content: bytes) -> None:
     """Put a file in its place complete, also when the process is killed on the way; leaves an equal one alone."""
     if sha256_of_file(path) == sha256_of(content):
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    try:
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_bytes(path, content)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from refusal_lightning.errors import UserError
+from refusal_lightning.files import writable_folder, write_text
 from refusal_lightning.judges import judges_by_name
 from refusal_lightning.judges.answers import AnswerFile
 from refusal_lightning.judges.config import JudgeConfig
@@ -28,9 +28,11 @@ def judge_completions(config: JudgeConfig, load_local: LoadLocal | None = None) 
     if source.resolve() in (out.resolve(), answers_path.resolve()) or out.resolve() == answers_path.resolve():
         raise UserError("completions, out and answers must be three files")
     judges = judges_by_name(config.judges, config, load_local)
-    _see_writable(out)
+    writable_folder(out.parent, "out")  # before anything is asked and paid for
+    if out.is_dir():
+        raise UserError(f"out: {str(out)!r} is a folder; name a file")
     evaluation = evaluate_completions(rows, judges, AnswerFile(answers_path))
-    _write(out, json.dumps(evaluation, indent=4, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(out, json.dumps(evaluation, indent=4, ensure_ascii=False, allow_nan=False) + "\n")
     print(f"{len(rows)} completions of {source}\n{summary(evaluation, list(judges))}\nresults: {out}", flush=True)
     return evaluation
 
@@ -65,28 +67,3 @@ def read_completions(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             raise UserError(f"{where} holds half a character (a lone surrogate), or a NaN") from None
     return rows
-
-
-def _see_writable(out: Path) -> None:
-    """See that results can be written before anything is asked and paid for."""
-    probe = out.with_name(f".write-test-{os.getpid()}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"out: cannot write in {str(out.parent)!r}: {error.strerror}") from error
-    if out.is_dir():
-        raise UserError(f"out: {str(out)!r} is a folder; name a file")
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

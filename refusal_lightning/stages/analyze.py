@@ -19,10 +19,11 @@ from refusal_lightning.config import (
     StoreConfig,
 )
 from refusal_lightning.errors import UserError
+from refusal_lightning.files import write_bytes
 from refusal_lightning.models import load_chat_model
 from refusal_lightning.stages.analyses import ANALYSES, Analysis, Material
 from refusal_lightning.stages.console import is_main_process, say
-from refusal_lightning.stages.files import digest, write_bytes, write_json, write_table
+from refusal_lightning.stages.files import digest, write_json, write_table
 from refusal_lightning.stages.prompts import drawn_sets
 from refusal_lightning.stages.runs import RunFolder
 from refusal_lightning.stages.select import estimated_directions, filter_prompts

@@ -19,6 +19,7 @@ from refusal_lightning.config import (
 )
 from refusal_lightning.data import draw_instructions, load_dataset
 from refusal_lightning.errors import UserError
+from refusal_lightning.files import write_text
 from refusal_lightning.interventions import BASELINE, Intervention, ablation, addition
 from refusal_lightning.judges import JudgeSettings, judges_by_name
 from refusal_lightning.judges.answers import AnswerFile
@@ -28,7 +29,7 @@ from refusal_lightning.report.html import render_report
 from refusal_lightning.report.summary import read_summary, terminal_table
 from refusal_lightning.stages.answers import Answer, generate_answers
 from refusal_lightning.stages.console import is_main_process, say
-from refusal_lightning.stages.files import digest, write_json, write_text
+from refusal_lightning.stages.files import digest, write_json
 from refusal_lightning.stages.losses import completion_losses
 from refusal_lightning.stages.prompts import PromptSet, prompt_set
 from refusal_lightning.stages.runs import RunFolder

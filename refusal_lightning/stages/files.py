@@ -1,4 +1,4 @@
-"""Writing result files: whole or not at all."""
+"""Results as JSON and CSV, and short hashes to name them by."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import hashlib
 import io
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from refusal_lightning.errors import UserError
+from refusal_lightning.files import write_text
 
 
 def digest(value: Any) -> str:
@@ -20,28 +19,10 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def writable_folder(path: str | Path, key: str) -> Path:
-    """Make a folder and see that files can be written there; ``key`` is the config key to name in an error."""
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write-test-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"{key}: cannot write in {str(path)!r}: {error.strerror}") from error
-    return folder
-
-
 def write_json(path: Path, value: Any) -> None:
     """Write JSON, indented; numbers that JSON has no word for (NaN, infinities) become null."""
     text = json.dumps(_plain(value), indent=4, ensure_ascii=False, allow_nan=False) + "\n"
     write_text(path, text)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text."""
-    write_bytes(path, text.encode())
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -52,20 +33,6 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         table.writerow(_plain(dict(row)))
     write_text(path, text.getvalue())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, durable on return."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.stages.files import writable_folder, write_bytes, write_json
+from refusal_lightning.files import writable_folder, write_bytes
+from refusal_lightning.stages.files import write_json
 from refusal_lightning.stages.versions import package_versions
 
 

@@ -29,10 +29,11 @@ from refusal_lightning.directions.selection import select as choose
 from refusal_lightning.directions.staging import Place
 from refusal_lightning.directions.uncertainty import uncertainty
 from refusal_lightning.errors import UserError
+from refusal_lightning.files import write_bytes, write_text
 from refusal_lightning.models import ChatModel, load_chat_model
 from refusal_lightning.report.plots import plot_scores
 from refusal_lightning.stages.console import is_main_process, say
-from refusal_lightning.stages.files import digest, write_bytes, write_json, write_text
+from refusal_lightning.stages.files import digest, write_json
 from refusal_lightning.stages.prompts import PromptSet, categories_of, drawn_sets
 from refusal_lightning.stages.runs import RunFolder, write_tensor
 from refusal_lightning.stages.scoring import KEPT, ScoreTable, compute_scores, next_work, ruled_out, score_bounds
