@@ -6,7 +6,8 @@ On the demo model, alternating in one run: `select` (staged, exhaustive) from a 
 implementation as one would write it: Hugging Face forward passes with ordinary hooks, batches of 32 in the given
 order, left padding, logits at every position, each candidate and score one by one. The plain one is timed on every
 ``--every``-th candidate of each score and multiplied up. Every score that `select` computed is compared with the plain
-one's where both are there, and with ../shared/oracle where that is there.
+one's where both are there, and with ../shared/oracle where that is there. `again` is `select` with another threshold,
+in a new process, once all scores are there.
 
 (Not `select.py`: a script's folder comes first on Python's path, and the standard library has a module of that name.)
 """
@@ -16,6 +17,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -109,7 +112,7 @@ def main() -> None:
     args = parser.parse_args()
     if not (Path(args.data) / "splits").is_dir():
         raise SystemExit(f"no splits in {args.data}: the reference data are not here; try --data dataset/sample")
-    times: dict[str, list[float]] = {name: [] for name in ("plain", *args.modes)}
+    times: dict[str, list[float]] = {name: [] for name in ("plain", *args.modes, "again")}
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         config = {
@@ -150,6 +153,12 @@ def main() -> None:
                 folder = runs / "benchmark"
                 tables[mode] = json.loads((folder / "select_direction/direction_evaluations.json").read_text())
                 chosen[mode] = json.loads((folder / "direction_metadata.json").read_text())
+                if mode == "exhaustive":  # all scores are there: other thresholds need a new process and no model
+                    again = ["select", "--config", str(path), "--runs.root", str(work / "runs-again")]
+                    again += ["--select.kl_threshold", str(1.1 * args.kl_threshold)]
+                    started = time.perf_counter()
+                    subprocess.run([sys.executable, "-m", "refusal_lightning", *again], check=True)
+                    times["again"].append(time.perf_counter() - started)
             candidates = torch.load(folder / "generate_directions/mean_diffs.pt", weights_only=True).float()
             sample = places[number :: args.every]
             started = time.perf_counter()
@@ -161,7 +170,7 @@ def main() -> None:
     oracle = SHARED / "oracle" / "organism.json"
     if oracle.is_file() and args.data == str(SHARED / "dataset") and (args.n_train, args.n_val) == (128, 32):
         reference = {(r["position"], r["layer"]): r for r in json.loads(oracle.read_text())["rows"]}
-    seconds = {name: statistics.median(values) for name, values in times.items()}
+    seconds = {name: statistics.median(values) for name, values in times.items() if values}
     print(f"{len(places)} candidates, 3 scores, {torch.get_num_threads()} threads; plain: every {args.every}th, scaled")
     for name, value in seconds.items():
         print(f"{name:<12} {value:8.1f} s ({min(times[name]):.1f}-{max(times[name]):.1f})")

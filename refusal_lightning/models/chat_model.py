@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refusal_lightning.errors import UserError
+from refusal_lightning.models.config_file import plain_config
 from refusal_lightning.models.demo import DEMO_MODELS, demo_model_folder
 from refusal_lightning.models.families import FAMILIES, Family, family_of
 from refusal_lightning.models.fingerprint import weights_digest
@@ -187,9 +188,10 @@ def _read(source: str, name: str, revision: str | None, trust: bool) -> tuple[An
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust)
+        plain = plain_config(source, revision)
+        config = plain or AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust)
         commit = getattr(config, "_commit_hash", None) or revision
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=commit, trust_remote_code=trust)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=commit, trust_remote_code=trust, config=plain)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise UserError(_why_not(name, error)) from error
     try:
