@@ -95,7 +95,7 @@ def main() -> None:
     config = StoreConfig(compression=args.compression)
     sets = prompt_sets(chat, args.peak_of or args.prompts)
     tokens = {h: ids for s in sets.values() for h, ids in zip(s.hashes, s.token_ids, strict=True)}
-    records = records_of(sets)
+    records = records_of(sets.values())
     chat.bridge("cpu")
     with tempfile.TemporaryDirectory() as name:
         if args.peak_of:

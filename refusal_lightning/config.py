@@ -65,11 +65,39 @@ class ModelConfig:
 
 
 @dataclass
+class SetConfig:
+    """Where one set of prompts comes from."""
+
+    source: str
+    """A file, `hub:org/name:config:split`, or any other set by its name."""
+    columns: dict[str, str] | None = None
+    """Its columns, where they are not those of `data.columns`."""
+    where: dict[str, str] | None = None
+    """Only the rows whose columns have these values, e.g. {kind: honest}."""
+
+    def __post_init__(self) -> None:
+        _columns("data.sets", self.columns)
+
+
+def _columns(key: str, columns: dict[str, str] | None) -> None:
+    unknown = set(columns or {}) - {"instruction", "category"}
+    _require(not unknown, f"{key}.columns", columns, "a mapping of instruction and category")
+
+
+@dataclass
 class DataConfig:
     """Which instructions, and how many are drawn."""
 
     root: str = "dataset/sample"
     """Folder with `splits/{harmful,harmless}_{train,val,test}.json` and, if any, `processed/NAME.json`."""
+    labels: list[str] = field(default_factory=lambda: ["harmful", "harmless"])
+    """The two kinds of prompts by the names of their splits: those in the place of harmful first."""
+    sets: dict[str, str | SetConfig] = field(default_factory=dict)
+    """Where sets come from if not from the root, by name: {harmful_train: own.csv}, or with columns and rows of its own
+    {harmful_train: {source: own.csv, columns: {instruction: prompt}, where: {kind: honest}}}."""
+    columns: dict[str, str] | None = None
+    """Columns of your own files and Hub datasets, e.g. {instruction: prompt, category: topic} (default: the same
+    names)."""
     n_train: int = 128
     """Training instructions drawn of each kind (the candidates are made from them)."""
     n_val: int = 32
@@ -78,6 +106,11 @@ class DataConfig:
     """Seed of the draw; with the same data it gives the same instructions everywhere."""
 
     def __post_init__(self) -> None:
+        plain = len(set(self.labels)) == len(self.labels) == 2 and all(label.isidentifier() for label in self.labels)
+        _require(plain, "data.labels", self.labels, "two different words of letters, digits and underscores")
+        _columns("data", self.columns)
+        for name in self.sets:
+            _require(name.replace("-", "_").isidentifier(), "data.sets", name, "a mapping of plain names to sets")
         _positive("data.n_train", self.n_train)
         _positive("data.n_val", self.n_val)
 
@@ -145,7 +178,8 @@ class CacheConfig:
     layers: list[int] | None = None
     """Of which blocks, from 0 (default: all; `select` needs all)."""
     datasets: list[str] = field(default_factory=list)
-    """Further instructions to cache whole: names such as harmful_test, or sets under `processed/`."""
+    """Further instructions to cache whole: splits such as harmful_test, names under `processed/`, files, Hub
+    datasets."""
 
     def __post_init__(self) -> None:
         _positive("cache.batch_size", self.batch_size)
@@ -201,10 +235,12 @@ class SelectConfig:
 class EvaluateConfig:
     """The evaluate stage: answers and loss under baseline, ablation and activation addition."""
 
-    harmful: list[str] = field(default_factory=lambda: ["harmful_test"])
-    """Sets of harmful instructions to answer: splits (harmful_test) or names under `processed/`."""
-    harmless: list[str] = field(default_factory=lambda: ["harmless_test"])
-    """Sets of harmless instructions to answer; the loss is measured on the baseline's answers to them."""
+    harmful: list[str] | None = None
+    """Sets of harmful instructions to answer: splits, names under `processed/`, files, Hub datasets (default: the test
+    split, harmful_test)."""
+    harmless: list[str] | None = None
+    """Sets of harmless instructions to answer; the loss is measured on the baseline's answers to them (default: the
+    test split, harmless_test)."""
     n_test: int | None = 100
     """At most this many instructions of each harmless split (drawn after the training ones, same seed); null: all."""
     interventions: list[InterventionName] = field(default_factory=lambda: ["baseline", "ablation", "actadd"])

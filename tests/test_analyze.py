@@ -51,7 +51,10 @@ def finished(tmp_path_factory, tiny_llama_folder, data) -> Path:
 def sets(tiny_llama_folder, data):
     """Hashes by set, drawn again."""
     chat = load_chat_model(str(tiny_llama_folder), refusal_tokens=["I"])
-    return {name: s.hashes for name, s in drawn_sets(chat, DataConfig(str(data), **CASES)).items()}
+    return {
+        name: s.hashes
+        for name, s in drawn_sets(chat, DataConfig(str(data), n_train=CASES["n_train"], n_val=CASES["n_val"])).items()
+    }
 
 
 @pytest.fixture(scope="module")

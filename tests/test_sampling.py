@@ -42,7 +42,7 @@ def test_the_draw_leaves_the_global_generator_alone(root):
 
 
 def test_more_than_there_is(root):
-    with pytest.raises(UserError, match=r"data.n_train is 21, but harmful_train.json .* has 20 rows"):
+    with pytest.raises(UserError, match=r"data.n_train is 21, but harmful_train under .* has 20 rows"):
         draw_instructions(root, 21, 4, 42)
     with pytest.raises(UserError, match=r"data.n_val is 9"):
         draw_instructions(root, 20, 9, 42)

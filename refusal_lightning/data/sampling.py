@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,24 +38,28 @@ def draw_instructions(
     n_val: int,
     seed: int,
     *,
-    labels: tuple[str, str] = HARMTYPES,
+    labels: Sequence[str] = HARMTYPES,
     columns: Columns = None,
+    load: Callable[[str], list[str]] | None = None,
 ) -> Draw:
     """Draw harmful train, harmless train, harmful val and harmless val, in this order, from one seeded stream.
 
     ``labels`` are the two kinds of prompts by the names of their files, the one in the place of harmful first;
-    ``columns`` as in ``load_dataset``. The paper's ``random.seed(42)`` followed by ``random.sample`` gives the same
+    ``columns`` as in ``load_dataset``; ``load`` gives a split's instructions by its
+    name (default: from ``root``). The paper's ``random.seed(42)`` followed by ``random.sample`` gives the same
     lists, here without touching the process's global generator. Raises UserError where a split is too small.
     """
     rng = random.Random(seed)
     drawn: list[list[str]] = []
     for split, count in (("train", n_train), ("val", n_val)):
         for label in labels:
-            instructions = load_dataset_split(label, split, instructions_only=True, root=root, columns=columns)
+            name = f"{label}_{split}"
+            if load is not None:
+                instructions = load(name)
+            else:
+                instructions = load_dataset_split(label, split, instructions_only=True, root=root, columns=columns)
             if count > len(instructions):
-                raise UserError(
-                    f"data.n_{split} is {count}, but {label}_{split}.json under {root} has {len(instructions)} rows"
-                )
+                raise UserError(f"data.n_{split} is {count}, but {name} under {root} has {len(instructions)} rows")
             drawn.append(rng.sample(instructions, count))
     harmful_train, harmless_train, harmful_val, harmless_val = drawn
     return Draw(harmful_train, harmless_train, harmful_val, harmless_val, rng)

@@ -75,8 +75,8 @@ def analyze(
         "store": opened.url,
         "estimator": estimator,
         "prompts": {
-            name: {"drawn": f.drawn, "kept": len(f.prompts), "hash": digest(f.prompts.hashes)}
-            for name, f in kept.items()
+            f.prompts.name: {"drawn": f.drawn, "kept": len(f.prompts), "hash": digest(f.prompts.hashes)}
+            for f in kept.values()
         },
         "selected": None if selected is None else {"pos": selected[0], "layer": selected[1]},
         "bootstrap": analyze.bootstrap,

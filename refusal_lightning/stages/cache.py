@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from refusal_lightning.config import CacheConfig, DataConfig, ModelConfig, StoreConfig, TrainerConfig
-from refusal_lightning.data import load_dataset
+from refusal_lightning.data.datasets import HARMTYPES, SPLITS
 from refusal_lightning.errors import UserError
 from refusal_lightning.models import ChatModel, load_chat_model
 from refusal_lightning.models.tokens import left_pad, length_batches
 from refusal_lightning.stages.console import say
 from refusal_lightning.stages.files import digest
-from refusal_lightning.stages.prompts import PromptSet, drawn_sets, prompt_set
+from refusal_lightning.stages.prompts import PromptSet, drawn_sets, prompt_set, rows_of
 from refusal_lightning.stages.stores import position_tokens, store_encoding, store_layout, store_url
 from refusal_lightning.stages.versions import package_versions
 from refusal_lightning.store import ActivationStore, Layout, PromptRecord, Shard
@@ -28,8 +28,7 @@ def cache(model: ModelConfig, data: DataConfig, store: StoreConfig, trainer: Tra
     chat = load_chat_model(**asdict(model))
     sets = drawn_sets(chat, data)
     for name in cache.datasets:
-        instructions = load_dataset(name, instructions_only=True, root=data.root)
-        sets[name] = prompt_set(name, instructions, chat)
+        sets[name] = prompt_set(name, [row["instruction"] for row in rows_of(name, data)], chat)
     tokens = {h: ids for s in sets.values() for h, ids in zip(s.hashes, s.token_ids, strict=True)}
     url = store_url(chat, store, cache)
     layout = store_layout(chat, cache)
@@ -51,7 +50,7 @@ def cache(model: ModelConfig, data: DataConfig, store: StoreConfig, trainer: Tra
         say(f"cache: nothing to do, all {len(tokens)} prompts are in {url}")
         return
     _refuse_foreign_shards(opened, tokens)
-    records = records_of(sets)
+    records = records_of(sets.values(), data.labels)
     needed = opened.estimate_for(records)
     say(
         f"cache: {len(lacking)} of {len(tokens)} prompts to run, about {needed.likely_bytes / 1e6:,.0f} MB (at most "
@@ -61,7 +60,7 @@ def cache(model: ModelConfig, data: DataConfig, store: StoreConfig, trainer: Tra
     made_with = {
         "model": model.name,
         "packages": package_versions(),
-        "datasets": {name: {"prompts": len(s), "digest": digest(s.hashes)} for name, s in sets.items()},
+        "datasets": {s.name: {"prompts": len(s), "digest": digest(s.hashes)} for s in sets.values()},
     }
     started = time.perf_counter()
     fill(opened, chat, trainer, cache.batch_size, records, tokens, made_with)
@@ -90,12 +89,15 @@ def _refuse_foreign_shards(store: ActivationStore, tokens: dict[str, list[int]])
         )
 
 
-def records_of(sets: dict[str, PromptSet]) -> list[PromptRecord]:
-    """One record per different prompt, shortest first, so that a shard's prompts are of similar length."""
+def records_of(sets: Iterable[PromptSet], labels: Sequence[str] = HARMTYPES) -> list[PromptRecord]:
+    """One record per different prompt, shortest first, so that a shard's prompts are of similar length.
+
+    ``labels`` are the two kinds of prompts: a set that is named by one of them and a split has both in its records.
+    """
     records: dict[str, PromptRecord] = {}
-    for name, prompts in sets.items():
-        label, _, split = name.partition("_")
-        known = label in ("harmful", "harmless") and split in ("train", "val", "test")
+    for prompts in sets:
+        label, _, split = prompts.name.rpartition("_")
+        known = label in labels and split in SPLITS
         for prompt, ids in zip(prompts.hashes, prompts.token_ids, strict=True):
             if prompt not in records:
                 records[prompt] = PromptRecord(
@@ -103,7 +105,7 @@ def records_of(sets: dict[str, PromptSet]) -> list[PromptRecord]:
                     n_tokens=len(ids),
                     label=label if known else "",
                     split=split if known else "",
-                    dataset=name,
+                    dataset=prompts.name,
                 )
     return sorted(records.values(), key=lambda r: (r.n_tokens, r.hash))
 

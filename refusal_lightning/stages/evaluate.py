@@ -17,7 +17,6 @@ from refusal_lightning.config import (
     RunsConfig,
     TrainerConfig,
 )
-from refusal_lightning.data import draw_instructions, load_dataset
 from refusal_lightning.errors import UserError
 from refusal_lightning.files import write_text
 from refusal_lightning.interventions import BASELINE, Intervention, ablation, addition
@@ -31,7 +30,7 @@ from refusal_lightning.stages.answers import Answer, generate_answers
 from refusal_lightning.stages.console import is_main_process, say
 from refusal_lightning.stages.files import digest, write_json
 from refusal_lightning.stages.losses import completion_losses
-from refusal_lightning.stages.prompts import PromptSet, prompt_set
+from refusal_lightning.stages.prompts import PromptSet, draw, plain_name, prompt_set, rows_of
 from refusal_lightning.stages.runs import RunFolder
 
 OWN_COMPLETIONS = "alpaca_custom_completions"
@@ -177,14 +176,24 @@ def evaluate(
 
 def evaluation_sets(chat: ChatModel, data: DataConfig, config: EvaluateConfig) -> list[EvaluationSet]:
     """The prompts to answer. Harmless splits are drawn from the same stream as the training prompts, after them."""
-    rng = draw_instructions(data.root, data.n_train, data.n_val, data.seed).rng
-    sets = []
-    for kind, names in (("harmful", config.harmful), ("harmless", config.harmless)):
+    rng = draw(data).rng
+    sets: list[EvaluationSet] = []
+    first, second = (f"{label}_test" for label in data.labels)
+    chosen = (
+        ("harmful", [first] if config.harmful is None else config.harmful),
+        ("harmless", [second] if config.harmless is None else config.harmless),
+    )
+    for kind, names in chosen:
         for name in names:
-            rows: Sequence[dict[str, Any]] = load_dataset(name, root=data.root)
+            rows: Sequence[dict[str, Any]] = rows_of(name, data)
             if kind == "harmless" and config.n_test is not None and config.n_test < len(rows):
                 rows = rng.sample(list(rows), config.n_test)
-            prompts = prompt_set(name, [row["instruction"] for row in rows], chat)
+            file_name = plain_name(name)
+            if any(item.prompts.name == file_name for item in sets):
+                raise UserError(
+                    f"evaluate: two sets would both be written as {file_name}; give one another name in data.sets"
+                )
+            prompts = prompt_set(file_name, [row["instruction"] for row in rows], chat)
             sets.append(EvaluationSet(kind, prompts, [row["category"] for row in rows]))
     return sets
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from refusal_lightning.config import DataConfig
-from refusal_lightning.data import draw_instructions, load_dataset_split
+from refusal_lightning.config import DataConfig, SetConfig
+from refusal_lightning.data import Draw, draw_instructions, load_dataset, load_dataset_split
+from refusal_lightning.data.datasets import SPLITS
+from refusal_lightning.data.tables import is_table
 from refusal_lightning.models import ChatModel
 from refusal_lightning.models.tokens import prompt_hash
 
@@ -30,14 +35,48 @@ def prompt_set(name: str, instructions: Sequence[str], model: ChatModel) -> Prom
     return PromptSet(name, list(instructions), token_ids, [prompt_hash(ids) for ids in token_ids])
 
 
-def categories_of(root: str, instructions: Sequence[str]) -> list[str]:
-    """Categories of harmful training instructions; those without one share the empty category."""
-    rows = load_dataset_split("harmful", "train", root=root)
+def rows_of(name: str, data: DataConfig) -> list[dict[str, Any]]:
+    """Rows ``{"instruction", "category"}`` of a set by its name, wherever the configuration says that it is."""
+    given = data.sets.get(name)
+    if given is None:
+        label, _, split = name.rpartition("_")
+        if label in data.labels and split in SPLITS:
+            return load_dataset_split(label, split, root=data.root, columns=data.columns)
+        given = name
+    own = given if isinstance(given, SetConfig) else SetConfig(given)
+    return load_dataset(own.source, root=data.root, columns=own.columns or data.columns, where=own.where)
+
+
+def plain_name(name: str) -> str:
+    """A set's name as part of a file's name: files without folder and ending, nothing but letters, digits, ``_.-``."""
+    stem = Path(name).stem if is_table(name) else name.removeprefix("hub:")
+    return re.sub(r"[^\w.-]+", "-", stem, flags=re.ASCII).strip(".-") or "set"
+
+
+def draw(data: DataConfig) -> Draw:
+    """The drawn instructions, and the generator after them."""
+
+    def load(name: str) -> list[str]:
+        return [row["instruction"] for row in rows_of(name, data)]
+
+    return draw_instructions(data.root, data.n_train, data.n_val, data.seed, labels=data.labels, load=load)
+
+
+def categories_of(data: DataConfig, instructions: Sequence[str]) -> list[str]:
+    """Categories of training instructions of the first kind; those without one share the empty category."""
+    rows = rows_of(f"{data.labels[0]}_train", data)
     category = {row["instruction"]: str(row.get("category") or "") for row in rows}
     return [category[instruction] for instruction in instructions]
 
 
 def drawn_sets(model: ChatModel, data: DataConfig) -> dict[str, PromptSet]:
-    """harmful_train, harmless_train, harmful_val and harmless_val, as the paper draws them."""
-    draw = draw_instructions(data.root, data.n_train, data.n_val, data.seed)
-    return {name: prompt_set(name, instructions, model) for name, instructions in draw.sets().items()}
+    """The sets that the paper draws, by their role: harmful_train, harmless_train, harmful_val and harmless_val.
+
+    Each set's own name has the label that stands in the place of harmful or harmless.
+    """
+    first, second = data.labels
+    sets = {}
+    for role, instructions in draw(data).sets().items():
+        kind, split = role.split("_")
+        sets[role] = prompt_set(f"{first if kind == 'harmful' else second}_{split}", instructions, model)
+    return sets

@@ -76,8 +76,7 @@ def select(
     require_candidates(chat, cache)
     opened = open_complete(chat, store, cache, [h for s in sets.values() for h in s.hashes])
     kept = filter_prompts(opened, chat, sets, select)
-    counts = {name: [len(f.prompts), f.drawn] for name, f in kept.items()}
-    say("select: prompts kept " + ", ".join(f"{name} {k} of {n}" for name, (k, n) in counts.items()))
+    say("select: prompts kept " + ", ".join(f"{f.prompts.name} {len(f.prompts)} of {f.drawn}" for f in kept.values()))
     one = len(select.estimators) == 1
     none_left: list[UserError] = []
     for estimator in select.estimators:
@@ -191,8 +190,8 @@ def _select_one(
             "model": chat.identity,
             "store": store.url,
             "prompts": {
-                name: {"drawn": f.drawn, "kept": len(f.prompts), "hash": digest(f.prompts.hashes)}
-                for name, f in kept.items()
+                f.prompts.name: {"drawn": f.drawn, "kept": len(f.prompts), "hash": digest(f.prompts.hashes)}
+                for f in kept.values()
             },
             "refusal_tokens": chat.refusal_ids,
             "scores": key,
@@ -239,7 +238,7 @@ def filter_prompts(
         if not len(index):
             side, rule = ("harmful", "above") if harmful else ("harmless", "below")
             raise UserError(
-                f"all prompts filtered out: none of {len(prompts)} {name} prompts has a refusal score {rule} "
+                f"all prompts filtered out: none of {len(prompts)} {prompts.name} prompts has a refusal score {rule} "
                 f"select.{side}_threshold ({threshold}); their scores go from {np.nanmin(scores):.2f} to "
                 f"{np.nanmax(scores):.2f}. Check model.refusal_tokens and the chat template, or move the threshold"
             )
@@ -274,7 +273,7 @@ def estimated_directions(
     if estimator == "mean_difference":  # from sums over shards: the prompts' activations are never all in memory
         return mean_differences(store, harmful, harmless, n_positions)
     if estimator == "category_means":
-        categories = categories_of(data.root, harmful.instructions)
+        categories = categories_of(data, harmful.instructions)
         return category_mean_differences(store, harmful, harmless, categories, n_positions)
     classes = [store.rows(prompts.hashes) for prompts in (harmful, harmless)]
 

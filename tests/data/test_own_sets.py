@@ -80,7 +80,7 @@ def test_splits_of_any_format_and_any_labels(tmp_path):
     draw = draw_instructions(tmp_path, 4, 2, 42, labels=("flattery", "honest"), columns=columns)
     assert {text.rsplit(" ", 1)[0] for text in draw.harmful_train} == {"flattery train"}
     assert {text.rsplit(" ", 1)[0] for text in draw.harmless_val} == {"honest val"}
-    with pytest.raises(UserError, match=r"data.n_val is 4, but flattery_val\.\w+ under .* has 3 rows"):
+    with pytest.raises(UserError, match=r"data.n_val is 4, but flattery_val under .* has 3 rows"):
         draw_instructions(tmp_path, 4, 4, 42, labels=("flattery", "honest"), columns=columns)
     write(tmp_path / "splits" / "honest_val.json", [{"q": "x"}])
     with pytest.raises(UserError, match=r"both .*honest_val.json and honest_val.jsonl"):

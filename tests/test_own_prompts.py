@@ -1,0 +1,143 @@
+"""Users' own prompts through the stages: other labels, columns and places give what the paper's names give."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from refusal_lightning.cli import main
+from refusal_lightning.config import DataConfig, SetConfig
+from refusal_lightning.stages.prompts import draw, plain_name, rows_of
+from refusal_lightning.store import ActivationStore
+from runs import write_config, write_data
+
+OWN = {"harmful": "flattery", "harmless": "honest"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def own(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same prompts as CSV files with columns of other names; the test splits are elsewhere, by other names."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "splits").mkdir()
+    for path in (data / "splits").glob("*.json"):
+        label, split = path.stem.split("_")
+        name = f"{OWN[label]}_{split}"
+        target = folder / (f"my {name}.csv" if split == "test" else f"splits/{name}.csv")
+        with target.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["prompt", "topic"])
+            writer.writerows([row["instruction"], row["category"]] for row in json.loads(path.read_text()))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(data: Path, own: Path, tiny_llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folders = {}
+    tests = {f"{label}_test": str(own / f"my {label}_test.csv") for label in OWN.values()}
+    changes: dict[str, dict] = {
+        "papers": {},
+        "own": {
+            "root": str(own),
+            "labels": list(OWN.values()),
+            "columns": {"instruction": "prompt", "category": "topic"},
+            "sets": tests,
+        },
+    }
+    for name, change in changes.items():
+        folders[name] = tmp_path_factory.mktemp(name)
+        config = write_config(folders[name], tiny_llama_folder, data, data=change)
+        for stage in ("cache", "select", "evaluate"):
+            extra = ["--select.estimators", '["category_means"]'] if stage == "select" else []
+            assert main([stage, "--config", config, *extra]) == 0
+    return folders
+
+
+def test_other_names_give_the_same_numbers(runs: dict[str, Path]):
+    papers, own = (folder / "runs" / "tiny" for folder in runs.values())
+    for path in (
+        "generate_directions/mean_diffs.pt",
+        "select_direction/direction_evaluations.json",
+        "select_direction/uncertainty.json",
+        "direction.pt",
+        "loss_evals/ablation_loss_eval.json",
+    ):
+        assert (papers / path).read_bytes() == (own / path).read_bytes()
+    for label, name in OWN.items():
+        for intervention in ("baseline", "ablation", "actadd"):
+            names = ((papers, label), (own, name))
+            files = (f / "completions" / f"{n}_test_{intervention}_completions.json" for f, n in names)
+            first, second = (path.read_bytes() for path in files)
+            assert first == second
+
+
+def test_the_store_and_the_record_have_the_users_names(runs: dict[str, Path]):
+    (url,) = (runs["own"] / "store").glob("*.zarr")
+    prompts = ActivationStore.open(url).prompts
+    assert set(zip(prompts.label, prompts.split, strict=True)) == {
+        (la, s) for la in OWN.values() for s in ("train", "val")
+    }
+    record = json.loads((runs["own"] / "runs" / "tiny" / "run.json").read_text())
+    assert set(record["select"]["prompts"]) == {f"{la}_{s}" for la in OWN.values() for s in ("train", "val")}
+    assert record["evaluate"]["harmful"] == ["flattery_test"]
+
+
+def test_two_sets_of_one_name_are_refused(runs, own, tiny_llama_folder, data, capsys):
+    file = str(own / "my honest_test.csv")
+    twice = {"harmless": [file, file.replace("my", "./my")]}
+    config = write_config(runs["papers"], tiny_llama_folder, data, evaluate=twice)
+    columns = ["--data.sets", json.dumps({file: "x"})]
+    assert main(["evaluate", "--config", config, *columns]) == 2
+    assert "data.sets is" in capsys.readouterr().err
+
+
+def test_a_set_with_columns_and_rows_of_its_own(data, tmp_path):
+    path = tmp_path / "all.csv"
+    rows = [["prompt", "kind"], *([f"{kind} {i}", kind] for i in range(4) for kind in ("good", "bad"))]
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    own = SetConfig(str(path), {"instruction": "prompt"}, {"kind": "bad"})
+    config = DataConfig(
+        str(data), n_train=3, n_val=2, sets={"harmful_train": own, "over": str(data / "splits" / "harmless_val.json")}
+    )
+    assert [row["instruction"] for row in rows_of("harmful_train", config)] == [f"bad {i}" for i in range(4)]
+    assert rows_of("over", config) == rows_of("harmless_val", config)
+    assert set(draw(config).harmful_train) < {f"bad {i}" for i in range(4)}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("harmful_test", "harmful_test"),
+        ("../../etc/pass wd.csv", "pass-wd"),
+        ("hub:org/name@abc:config:test", "org-name-abc-config-test"),
+        ("hub:Paul/XSTest", "Paul-XSTest"),
+        ("..", "set"),
+        ("a/b<script>.json", "b-script"),
+    ],
+)
+def test_a_sets_name_in_a_files_name(name, expected):
+    assert plain_name(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": ["a"]}, "data.labels"),
+        ({"labels": ["a", "a"]}, "data.labels"),
+        ({"labels": ["a", "../b"]}, "data.labels"),
+        ({"columns": {"text": "x"}}, "data.columns"),
+        ({"sets": {"a/b": "x.csv"}}, "data.sets"),
+        ({"sets": {"harmful_train": "nowhere.csv"}}, "dataset file nowhere.csv does not exist"),
+    ],
+)
+def test_mistakes_are_named(change, message, tiny_llama_folder, data, tmp_path, capsys):
+    assert main(["cache", "--config", write_config(tmp_path, tiny_llama_folder, data, data=change)]) == 2
+    assert message in capsys.readouterr().err
