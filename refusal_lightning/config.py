@@ -46,8 +46,12 @@ class ModelConfig:
     chat template); `auto` picks the family from the model's name, else the tokenizer's own template."""
     system_prompt: str | None = None
     """System message (default: none is given; a tokenizer's own template may add its default one)."""
-    refusal_tokens: list[int | str] | None = None
-    """First tokens of a refusal, as token ids or as texts that are one token each (default: the family's)."""
+    answer_prefix: str | None = None
+    """Text that every answer begins with, put after the template: e.g. an empty thought for a model that thinks before
+    it answers, so that first-token scores are about the answer (default: none)."""
+    refusal_tokens: list[int | str] | Literal["auto"] | None = None
+    """First tokens of a refusal, as token ids or as texts that are one token each; `auto`: `select` finds those that
+    are much likelier on harmful than on harmless training prompts, and says so (default: the family's, else auto)."""
     stop_tokens: list[int | str] | None = None
     """Tokens that end an answer, beside the model's own end tokens (default: the family's)."""
     dtype: Dtype = "float32"
@@ -60,7 +64,7 @@ class ModelConfig:
         if self.alias is not None:
             plain = bool(self.alias) and not set(self.alias) & set("/\\\0") and self.alias not in (".", "..")
             _require(plain, "model.alias", self.alias, "a plain folder name")
-        if self.refusal_tokens is not None:
+        if self.refusal_tokens not in (None, "auto"):
             _require(bool(self.refusal_tokens), "model.refusal_tokens", self.refusal_tokens, "a non-empty list")
 
 

@@ -58,7 +58,7 @@ def test_three_stages(chat, tmp_path):
     config.write_text(
         yaml.safe_dump(
             {
-                "model": {"name": "demo", "refusal_tokens": ["I"]},
+                "model": {"name": "demo"},  # its refusal tokens are found from the data
                 "data": {"root": str(tmp_path / "data"), "n_train": 16, "n_val": 4},
                 "store": {"root": str(tmp_path / "store")},
                 "runs": {"root": str(tmp_path / "runs")},
@@ -72,6 +72,8 @@ def test_three_stages(chat, tmp_path):
     for stage in ("cache", "select", "evaluate"):
         assert main([stage, "--config", str(config)]) == 0
     run = tmp_path / "runs" / "demo"
+    (token,) = json.loads((run / "run.json").read_text())["select"]["refusal_tokens"]
+    assert token["text"] == "I" and token["harmful"] > 0.5 > 0.1 > token["harmless"]
     complied = {
         (dataset, intervention): json.loads(
             (run / "completions" / f"{dataset}_{intervention}_evaluations.json").read_text()

@@ -9,6 +9,7 @@ from refusal_lightning.errors import UserError
 from refusal_lightning.models import load_chat_model
 from refusal_lightning.models.families import FAMILIES, family_of
 from refusal_lightning.models.template import eoi_token_ids, family_template, tokenizer_template
+from refusal_lightning.models.thinking import opens_thought
 
 
 @pytest.mark.parametrize(
@@ -119,13 +120,67 @@ def test_models_that_are_none(tmp_path, tiny_llama_folder):
 
 
 def test_refusal_tokens(tiny_llama_folder):
-    with pytest.raises(UserError, match=r"refusal tokens"):
-        load_chat_model(str(tiny_llama_folder))
+    assert load_chat_model(str(tiny_llama_folder)).refusal_ids == []  # to be found from the data
+    assert load_chat_model(str(tiny_llama_folder), refusal_tokens="auto").refusal_ids == []
     with pytest.raises(UserError, match=r"'forest of pines' is . tokens|'forest of pines' is .. tokens"):
         load_chat_model(str(tiny_llama_folder), refusal_tokens=["forest of pines"])
     with pytest.raises(UserError, match=r"99999 is not in the vocabulary"):
         load_chat_model(str(tiny_llama_folder), refusal_tokens=[99999])
     assert load_chat_model(str(tiny_llama_folder), refusal_tokens=["I", 7]).refusal_ids[1] == 7
+
+
+def test_an_answer_prefix_is_part_of_every_prompt(tiny_llama_folder):
+    plain = load_chat_model(str(tiny_llama_folder), refusal_tokens=["I"])
+    chat = load_chat_model(str(tiny_llama_folder), refusal_tokens=["I"], answer_prefix="Sure: ")
+    prompt = chat.tokenizer.decode(chat.encode("Do it."))
+    assert prompt == "<s><|user|>\nDo it.<|end|>\n<|assistant|>\nSure: "
+    assert chat.tokenizer.decode(chat.eoi_ids) == "<|end|>\n<|assistant|>\nSure: "
+    assert chat.n_positions > plain.n_positions
+    assert chat.identity != plain.identity
+
+
+def test_a_prefix_lengthens_the_papers_positions_too(tiny_llama_folder):
+    chat = load_chat_model(str(tiny_llama_folder), family="llama2", refusal_tokens=["I"], answer_prefix="Sure: ")
+    assert chat.tokenizer.decode(chat.eoi_ids) == " [/INST] Sure: "
+
+
+THINKING = (
+    "{{ messages[0]['content'] }}<|assistant|>"
+    "{% if enable_thinking is not defined or enable_thinking %}<think>{% else %}<think></think>{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "prefix", "thinks"),
+    [
+        (THINKING, None, False),  # the template's switch is off
+        (THINKING.split("{% if")[0] + "<think>\n", None, True),
+        (THINKING.split("{% if")[0] + "<think>\n", "</think>", False),
+        (THINKING.split("{% if")[0], None, False),
+    ],
+)
+def test_a_prompt_that_leaves_a_thought_open_is_noticed(tmp_path, template, prefix, thinks):
+    model, tokenizer = tiny_model("llama")
+    tokenizer.chat_template = template
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert load_chat_model(str(tmp_path), answer_prefix=prefix).thinks == thinks
+
+
+@pytest.mark.parametrize(
+    ("text", "opens"),
+    [
+        ("<think>", True),
+        ("\n<think>", True),
+        ("<|channel|>", True),
+        ("<|channel|>final", False),
+        ("[THINK]", True),
+        ("I think", False),
+        ("</think>", False),
+    ],
+)
+def test_marks_of_a_thought(text, opens):
+    assert opens_thought(text) == opens
 
 
 def test_unknown_family(tiny_llama_folder):

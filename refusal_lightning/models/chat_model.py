@@ -10,14 +10,21 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.models.config_file import plain_config
 from refusal_lightning.models.demo import DEMO_MODELS, demo_model_folder
 from refusal_lightning.models.families import FAMILIES, Family, family_of
 from refusal_lightning.models.fingerprint import weights_digest
-from refusal_lightning.models.template import ChatTemplate, eoi_token_ids, family_template, tokenizer_template
+from refusal_lightning.models.template import (
+    ChatTemplate,
+    eoi_token_ids,
+    family_template,
+    tokenizer_template,
+    with_answer_prefix,
+)
+from refusal_lightning.models.thinking import leaves_thought_open
 from refusal_lightning.models.tokens import single_token_ids
 
 if TYPE_CHECKING:
@@ -30,7 +37,8 @@ class ChatModel:
     """A chat model as the stages see it.
 
     ``identity`` is what its activations depend on (weights or commit, dtype, tokenizer, template, eoi tokens);
-    ``n_positions`` eoi positions are read, -n_positions to -1.
+    ``n_positions`` eoi positions are read, -n_positions to -1. ``refusal_ids`` is empty until it is found from data,
+    where neither the configuration nor the family names any.
     """
 
     alias: str
@@ -53,6 +61,11 @@ class ChatModel:
     @property
     def n_positions(self) -> int:
         return len(self.eoi_ids)
+
+    @property
+    def thinks(self) -> bool:
+        """Whether its prompts end in an open thought, so that an answer's first token is not the answer's."""
+        return leaves_thought_open(self.tokenizer.decode(self.eoi_ids))
 
     def encode(self, instruction: str) -> list[int]:
         """Token ids of the prompt that the model reads for an instruction."""
@@ -96,7 +109,8 @@ def load_chat_model(
     revision: str | None = None,
     family: str = "auto",
     system_prompt: str | None = None,
-    refusal_tokens: Sequence[int | str] | None = None,
+    answer_prefix: str | None = None,
+    refusal_tokens: Sequence[int | str] | Literal["auto"] | None = None,
     stop_tokens: Sequence[int | str] | None = None,
     dtype: str = "float32",
     trust_remote_code: bool = False,
@@ -116,13 +130,15 @@ def load_chat_model(
         if entry
         else tokenizer_template(tokenizer, system_prompt, name)
     )
-    eoi_ids = eoi_token_ids(template, tokenizer, entry.n_positions if entry else None)
-    wanted = refusal_tokens if refusal_tokens is not None else entry.refusal_tokens if entry else None
-    if wanted is None:
-        raise UserError(
-            f"model {name!r} is of no known family: give its refusal tokens, e.g. model.refusal_tokens: [I]"
-        )
-    refusal_ids = single_token_ids(wanted, tokenizer, "model.refusal_tokens")
+    if answer_prefix:
+        template = with_answer_prefix(template, answer_prefix)
+    # With a prefix the paper's count of positions, where it is not the derived one, would not reach the template.
+    eoi_ids = eoi_token_ids(template, tokenizer, entry.n_positions if entry and not answer_prefix else None)
+    if refusal_tokens is None:
+        refusal_tokens = entry.refusal_tokens if entry else "auto"
+    refusal_ids = (
+        [] if refusal_tokens == "auto" else single_token_ids(refusal_tokens, tokenizer, "model.refusal_tokens")
+    )
     more_stops = single_token_ids(
         [*(entry.stop_tokens if entry else ()), *(stop_tokens or ())], tokenizer, "stop token"
     )

@@ -70,7 +70,12 @@ def tokenizer_template(tokenizer: Any, system_prompt: str | None, model_name: st
     def render(instruction: str) -> str:
         messages = [*system, {"role": "user", "content": instruction}]
         try:
-            return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+            # Templates that know the switch write an empty thought; others do not look at it.
+            return str(
+                tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+                )
+            )
         except Exception as error:  # jinja errors, or the template's own raise_exception
             reason = " ".join(str(error).split())
             about = " with a system message" if system else ""
@@ -80,6 +85,15 @@ def tokenizer_template(tokenizer: Any, system_prompt: str | None, model_name: st
     if probe not in render(probe):
         raise UserError(f"the chat template of {model_name!r} drops the instruction; set model.family")
     return ChatTemplate("tokenizer", render(probe).replace(probe, "{instruction}"), render)
+
+
+def with_answer_prefix(template: ChatTemplate, prefix: str) -> ChatTemplate:
+    """The template with the start of every answer after it."""
+    return ChatTemplate(
+        f"{template.source}, with an answer prefix",
+        template.text + prefix,
+        lambda instruction: template.render(instruction) + prefix,
+    )
 
 
 def _adds_bos(tokenizer: Any) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import asdict
 
 import numpy as np
 from jaxtyping import Float
@@ -20,11 +19,12 @@ from refusal_lightning.config import (
 )
 from refusal_lightning.errors import UserError
 from refusal_lightning.files import write_bytes
-from refusal_lightning.models import load_chat_model
 from refusal_lightning.stages.analyses import ANALYSES, Analysis, Material
 from refusal_lightning.stages.console import is_main_process, say
 from refusal_lightning.stages.files import digest, write_json, write_table
+from refusal_lightning.stages.model import open_model
 from refusal_lightning.stages.prompts import drawn_sets
+from refusal_lightning.stages.refusal_tokens import settle_refusal_tokens
 from refusal_lightning.stages.runs import RunFolder
 from refusal_lightning.stages.select import estimated_directions, filter_prompts
 from refusal_lightning.stages.stores import open_complete, require_candidates
@@ -45,7 +45,7 @@ def analyze(
     """
     if not is_main_process():
         return
-    chat = load_chat_model(**asdict(model))
+    chat = open_model(model)
     sets = drawn_sets(chat, data)
     run = RunFolder(runs.root, chat.alias)
     run.prepare()
@@ -56,6 +56,7 @@ def analyze(
             f"{run.path} holds no selected direction to project on; run `select` first, or leave projection out of "
             "analyze.analyses"
         )
+    settle_refusal_tokens(chat, opened, sets["harmful_train"], sets["harmless_train"])
     kept = filter_prompts(opened, chat, sets, select)
     estimator = select.estimators[0]
     directions = estimated_directions(estimator, opened, kept, chat.n_positions, data)

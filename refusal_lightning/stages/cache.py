@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from refusal_lightning.config import CacheConfig, DataConfig, ModelConfig, StoreConfig, TrainerConfig
 from refusal_lightning.data.datasets import HARMTYPES, SPLITS
 from refusal_lightning.errors import UserError
-from refusal_lightning.models import ChatModel, load_chat_model
+from refusal_lightning.models import ChatModel
 from refusal_lightning.models.tokens import left_pad, length_batches
 from refusal_lightning.stages.console import say
 from refusal_lightning.stages.files import digest
+from refusal_lightning.stages.model import open_model
 from refusal_lightning.stages.prompts import PromptSet, drawn_sets, prompt_set, rows_of
 from refusal_lightning.stages.stores import position_tokens, store_encoding, store_layout, store_url
 from refusal_lightning.stages.versions import package_versions
@@ -25,7 +25,7 @@ def cache(model: ModelConfig, data: DataConfig, store: StoreConfig, trainer: Tra
 
     Continues where a killed run stopped; loads no weights when there is nothing to do.
     """
-    chat = load_chat_model(**asdict(model))
+    chat = open_model(model)
     sets = drawn_sets(chat, data)
     for name in cache.datasets:
         sets[name] = prompt_set(name, [row["instruction"] for row in rows_of(name, data)], chat)

@@ -23,13 +23,14 @@ from refusal_lightning.interventions import BASELINE, Intervention, ablation, ad
 from refusal_lightning.judges import JudgeSettings, judges_by_name
 from refusal_lightning.judges.answers import AnswerFile
 from refusal_lightning.judges.rates import evaluate_completions
-from refusal_lightning.models import ChatModel, load_chat_model
+from refusal_lightning.models import ChatModel
 from refusal_lightning.report.html import render_report
 from refusal_lightning.report.summary import read_summary, terminal_table
 from refusal_lightning.stages.answers import Answer, generate_answers
 from refusal_lightning.stages.console import is_main_process, say
 from refusal_lightning.stages.files import digest, write_json
 from refusal_lightning.stages.losses import completion_losses
+from refusal_lightning.stages.model import open_model
 from refusal_lightning.stages.prompts import PromptSet, draw, plain_name, prompt_set, rows_of
 from refusal_lightning.stages.runs import RunFolder
 
@@ -70,7 +71,7 @@ def evaluate(
     judges = judges_by_name(evaluate.judges, judging)
     for judge in judges.values():
         judge.check()
-    chat = load_chat_model(**asdict(model))
+    chat = open_model(model)
     run = RunFolder(runs.root, chat.alias)
     direction, position, layer = run.load_direction()
     selected_for = run.read_record().get("select", {}).get("model")

@@ -30,11 +30,13 @@ from refusal_lightning.directions.staging import Place
 from refusal_lightning.directions.uncertainty import uncertainty
 from refusal_lightning.errors import UserError
 from refusal_lightning.files import write_bytes, write_text
-from refusal_lightning.models import ChatModel, load_chat_model
+from refusal_lightning.models import ChatModel
 from refusal_lightning.report.plots import plot_scores
 from refusal_lightning.stages.console import is_main_process, say
 from refusal_lightning.stages.files import digest, write_json
+from refusal_lightning.stages.model import open_model
 from refusal_lightning.stages.prompts import PromptSet, categories_of, drawn_sets
+from refusal_lightning.stages.refusal_tokens import settle_refusal_tokens
 from refusal_lightning.stages.runs import RunFolder, write_tensor
 from refusal_lightning.stages.scoring import KEPT, ScoreTable, compute_scores, next_work, ruled_out, score_bounds
 from refusal_lightning.stages.second_opinion import answer_kl_opinion, cosmic_opinion
@@ -69,12 +71,13 @@ def select(
     Scores that the store holds are not computed again; when it holds them all, no weights are loaded. Each estimator
     is a selection of its own: the first one's files are the run's, the others' are in ``estimators/NAME``.
     """
-    chat = load_chat_model(**asdict(model))
+    chat = open_model(model)
     sets = drawn_sets(chat, data)
     run = RunFolder(runs.root, chat.alias)
     run.prepare()
     require_candidates(chat, cache)
     opened = open_complete(chat, store, cache, [h for s in sets.values() for h in s.hashes])
+    refusal_tokens = settle_refusal_tokens(chat, opened, sets["harmful_train"], sets["harmless_train"])
     kept = filter_prompts(opened, chat, sets, select)
     say("select: prompts kept " + ", ".join(f"{f.prompts.name} {len(f.prompts)} of {f.drawn}" for f in kept.values()))
     one = len(select.estimators) == 1
@@ -85,7 +88,7 @@ def select(
         if not one:
             say(f"select: {estimator}")
         try:
-            _select_one(estimator, folder, chat, opened, kept, model, data, trainer, select)
+            _select_one(estimator, folder, chat, opened, kept, refusal_tokens, model, data, trainer, select)
         except NoCandidateError as error:
             none_left.append(UserError(f"{error}; the scores are in {folder.evaluations}"))
     if none_left:
@@ -98,6 +101,7 @@ def _select_one(
     chat: ChatModel,
     store: ActivationStore,
     kept: dict[str, Filtered],
+    refusal_tokens: list[dict[str, Any]],
     model: ModelConfig,
     data: DataConfig,
     trainer: TrainerConfig,
@@ -193,7 +197,7 @@ def _select_one(
                 f.prompts.name: {"drawn": f.drawn, "kept": len(f.prompts), "hash": digest(f.prompts.hashes)}
                 for f in kept.values()
             },
-            "refusal_tokens": chat.refusal_ids,
+            "refusal_tokens": refusal_tokens,
             "scores": key,
             "baseline_refusal_score": baseline,
             "selected": selection.scores._asdict(),
