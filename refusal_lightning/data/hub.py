@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,14 +44,35 @@ def load_hub(hub: HubSet) -> list[dict[str, Any]]:
     """The rows of a split, class labels by their names. Raises UserError with the start of the library's reason."""
     import datasets
 
+    loaded = _loaded(hub, streaming=False)
+    labels = {k: f for k, f in (loaded.features or {}).items() if isinstance(f, datasets.ClassLabel)}
+    # A class label of -1 stands for none.
+    named = {k: lambda i, f=f: f.int2str(i) if i is not None and i >= 0 else None for k, f in labels.items()}
+    return [{k: named[k](v) if k in named else v for k, v in row.items()} for row in loaded]
+
+
+def hub_rows(hub: HubSet) -> Iterator[dict[str, Any]]:
+    """The rows of a split in its order, streamed: no more is fetched than is asked for. Raises UserError."""
+    rows = iter(_loaded(hub, streaming=True))
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except Exception as error:  # the network, in the middle
+            raise _failed(hub, error) from error
+        yield row
+
+
+def _loaded(hub: HubSet, streaming: bool) -> Any:
+    import datasets
+
     try:
-        loaded = datasets.load_dataset(hub.repo, hub.config, split=hub.split, revision=hub.revision)
+        loaded = datasets.load_dataset(
+            hub.repo, hub.config, split=hub.split, revision=hub.revision, streaming=streaming
+        )
     except Exception as error:  # whatever the library or the network raises; its start says what
-        reason = " ".join(str(error).split())[:200] or "no message"
-        raise UserError(
-            f"dataset {hub} cannot be loaded ({type(error).__name__}: {reason}); check its name, config and split, "
-            "the connection, and for a gated dataset `hf auth login`"
-        ) from error
+        raise _failed(hub, error) from error
     if isinstance(loaded, dict):
         if len(loaded) != 1:
             raise UserError(
@@ -58,7 +80,12 @@ def load_hub(hub: HubSet) -> list[dict[str, Any]]:
                 f"{hub.config or ''}:{next(iter(loaded), 'train')}"
             )
         loaded = next(iter(loaded.values()))
-    labels = {k: f for k, f in (loaded.features or {}).items() if isinstance(f, datasets.ClassLabel)}
-    # A class label of -1 stands for none.
-    named = {k: lambda i, f=f: f.int2str(i) if i is not None and i >= 0 else None for k, f in labels.items()}
-    return [{k: named[k](v) if k in named else v for k, v in row.items()} for row in loaded]
+    return loaded
+
+
+def _failed(hub: HubSet, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:200] or "no message"
+    return UserError(
+        f"dataset {hub} cannot be loaded ({type(error).__name__}: {reason}); check its name, config and split, "
+        "the connection, and for a gated dataset `hf auth login`"
+    )
