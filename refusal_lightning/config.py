@@ -42,8 +42,9 @@ class ModelConfig:
     revision: str | None = None
     """Hub revision: branch, tag or commit (default: the main branch)."""
     family: str = "auto"
-    """Model family that gives the template: llama2, llama3, gemma, qwen, yi, or `tokenizer` (the tokenizer's own
-    chat template); `auto` picks the family from the model's name, else the tokenizer's own template."""
+    """Model family that gives the template: llama2, llama3, gemma, qwen, yi, legacy_llama3 (the malformed template of
+    the authors' published Llama-3 results), or `tokenizer` (the tokenizer's own chat template); `auto` picks the family
+    from the model's name, else the tokenizer's own template."""
     system_prompt: str | None = None
     """System message (default: none is given; a tokenizer's own template may add its default one)."""
     refusal_tokens: list[int | str] | None = None

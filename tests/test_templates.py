@@ -34,10 +34,21 @@ def test_the_papers_refusal_tokens():
     assert {name: family.refusal_tokens for name, family in FAMILIES.items()} == {
         "llama2": (306,),
         "llama3": (40,),
+        "legacy_llama3": (40,),
         "gemma": (235285,),
         "qwen": (40, 2121),
         "yi": (59597,),
     }
+
+
+def test_the_malformed_llama3_template_of_the_published_results():
+    """By name it is never chosen; what differs is the text before the turn, and nothing after the instruction."""
+    legacy, mended = FAMILIES["legacy_llama3"], FAMILIES["llama3"]
+    assert legacy.template == '"<|begin_of_text|>' + mended.template
+    assert all(family_of(name) is not legacy for name in ("legacy_llama3", "meta-llama/Meta-Llama-3-8B-Instruct"))
+    tokenizer = tiny_tokenizer()
+    eoi = [eoi_token_ids(family_template(family, tokenizer, None), tokenizer) for family in (legacy, mended)]
+    assert eoi[0] == eoi[1]
 
 
 def test_tokenizer_template_and_eoi():
@@ -66,8 +77,9 @@ def test_family_templates_hold_the_instruction_once_and_one_bos(name):
 
 
 def test_a_family_without_system_role_says_so():
-    with pytest.raises(UserError, match=r"no system role"):
-        family_template(FAMILIES["gemma"], tiny_tokenizer(), "Be kind.")
+    for name in ("gemma", "legacy_llama3"):
+        with pytest.raises(UserError, match=rf"the {name} family has no system role"):
+            family_template(FAMILIES[name], tiny_tokenizer(), "Be kind.")
 
 
 def test_the_papers_count_of_positions_overrides():
