@@ -47,6 +47,8 @@ class ModelConfig:
     from the model's name, else the tokenizer's own template."""
     system_prompt: str | None = None
     """System message (default: none is given; a tokenizer's own template may add its default one)."""
+    template_options: dict[str, Any] = field(default_factory=dict)
+    """Settings that the tokenizer's own chat template knows, e.g. {enable_thinking: false} (default: its own)."""
     refusal_tokens: list[int | str] | None = None
     """First tokens of a refusal, as token ids or as texts that are one token each (default: the family's)."""
     stop_tokens: list[int | str] | None = None

@@ -7,7 +7,7 @@ gigabytes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,10 +55,10 @@ class ChatModel:
 
     def encode(self, instruction: str) -> list[int]:
         """Token ids of the prompt that the model reads for an instruction."""
-        ids = self.tokenizer(self.template.render(instruction), add_special_tokens=False)["input_ids"]
+        ids = self.template.encode(self.tokenizer, instruction)
         if self.context is not None and len(ids) > self.context:
             raise UserError(f"a prompt has {len(ids)} tokens, the model's context holds {self.context}")
-        return list(ids)
+        return ids
 
     def bridge(self, device: str | torch.device) -> TransformerBridge:
         """The model itself on a device, loaded at the first call and kept; its hooks carry TransformerLens names.
@@ -95,6 +95,7 @@ def load_chat_model(
     revision: str | None = None,
     family: str = "auto",
     system_prompt: str | None = None,
+    template_options: Mapping[str, Any] | None = None,
     refusal_tokens: Sequence[int | str] | None = None,
     stop_tokens: Sequence[int | str] | None = None,
     dtype: str = "float32",
@@ -110,10 +111,15 @@ def load_chat_model(
     config, tokenizer, end_ids = _read(source, name, revision, trust_remote_code)
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(f"model {name!r} is an encoder-decoder; only decoder-only chat models are supported")
+    if entry and template_options:
+        raise UserError(
+            f"model.template_options go with the tokenizer's own chat template, and {name!r} is spoken to through that "
+            f"of family {entry.name}; set model.family: tokenizer, or remove them"
+        )
     template = (
         family_template(entry, tokenizer, system_prompt)
         if entry
-        else tokenizer_template(tokenizer, system_prompt, name)
+        else tokenizer_template(tokenizer, system_prompt, name, template_options)
     )
     eoi_ids = eoi_token_ids(template, tokenizer, entry.n_positions if entry else None)
     wanted = refusal_tokens if refusal_tokens is not None else entry.refusal_tokens if entry else None
