@@ -6,6 +6,7 @@ Every value that can be judged without a model is judged in ``__post_init__``, w
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -57,6 +58,11 @@ class ModelConfig:
     """Weights and activations: float32, bfloat16 or float16 (scores are always computed in float64)."""
     trust_remote_code: bool = False
     """Run the Python code that a model repository ships. Leave it off unless you have read that code."""
+    device_map: Literal["auto"] | dict[str, int | str] | None = None
+    """Spread one copy of the model, in one process: `auto` (over the GPUs), or the device of each part by its name: a
+    GPU's number, `cpu` or `disk` (default: whole, on the process's device)."""
+    offload_folder: str | None = None
+    """Folder for the weights that `device_map` puts on disk (default: a temporary one)."""
 
     def __post_init__(self) -> None:
         _require(bool(self.name.strip()), "model.name", self.name, "a model's name or folder")
@@ -65,6 +71,10 @@ class ModelConfig:
             _require(plain, "model.alias", self.alias, "a plain folder name")
         if self.refusal_tokens is not None:
             _require(bool(self.refusal_tokens), "model.refusal_tokens", self.refusal_tokens, "a non-empty list")
+        if isinstance(self.device_map, dict):
+            names = [v for v in self.device_map.values() if not isinstance(v, int) and v not in ("cpu", "disk")]
+            known = bool(self.device_map) and all(re.fullmatch(r"cuda:\d+", name) for name in names)
+            _require(known, "model.device_map", self.device_map, "auto or a map to GPU numbers, cpu and disk")
 
 
 @dataclass

@@ -129,7 +129,7 @@ def _letters() -> list[str]:
 
     alone = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     ascii_letters = {byte: alone.pre_tokenize_str(chr(byte))[0][0] for byte in range(128)}
-    others = {}
+    others: dict[int, str] = {}
     for code in range(0x80, 0x110000):  # each byte from 0x80 up, out of some letter's UTF-8
         if len(others) == 128 - 13:  # 0xc0, 0xc1 and 0xf5 to 0xff are in no text
             break
@@ -281,7 +281,13 @@ def test_what_is_no_plain_checkpoint_is_refused(tmp_path, monkeypatch):
     (files / "pytorch_model-00002-of-00002.bin").unlink()
     with pytest.raises(UserError, match=r"holds no weights"):
         load("other")
-    for change in ({"visual": {}}, {"quantization_config": {}}, {"no_bias": False}, {"kv_channels": 16}):
+    changes: tuple[dict[str, Any], ...] = (
+        {"visual": {}},
+        {"quantization_config": {}},
+        {"no_bias": False},
+        {"kv_channels": 16},
+    )
+    for change in changes:
         name = next(iter(change))
         write_qwen1(tmp_path / name, **change)
         with pytest.raises(UserError, match=rf"an unusual '{name}' in its config.json"):

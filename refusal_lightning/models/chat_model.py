@@ -116,7 +116,7 @@ class ChatModel:
 
         if self.device_map is None:
             return torch.device(device)
-        embedding = torch.device(self.bridge(device).cfg.device)
+        embedding = torch.device(str(self.bridge(device).cfg.device))
         # Weights that are off-loaded are nowhere until they are needed; then they are in the CPU's memory.
         return torch.device("cpu") if embedding.type == "meta" else embedding
 

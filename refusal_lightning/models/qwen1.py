@@ -103,10 +103,11 @@ def load_qwen1(
     from transformers import Qwen2ForCausalLM
 
     weights = qwen1_weights(_read_weights(_folder(source, revision)))
-    model, report = Qwen2ForCausalLM.from_pretrained(
+    loaded: Any = Qwen2ForCausalLM.from_pretrained(
         None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True, **placement
     )
-    missing = sorted(report["missing_keys"])
+    model: Qwen2ForCausalLM = loaded[0]
+    missing = sorted(loaded[1]["missing_keys"])
     if missing:
         raise UserError(
             f"the checkpoint of {source!r} lacks {len(missing)} weights, {missing[0]!r} (as Qwen-2 names it) among "

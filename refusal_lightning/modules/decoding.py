@@ -33,14 +33,18 @@ def decode_greedily(
     tokens = ids
     for _ in range(max_new_tokens):
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
-        logits = model(
-            input_ids=tokens,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+        logits = (
+            model(
+                input_ids=tokens,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            .logits[:, -1]
+            .to(ids.device)
+        )
         chosen = logits.argmax(-1)
         going_on = []
         for row, token in enumerate(chosen.tolist()):
@@ -51,7 +55,9 @@ def decode_greedily(
             break
         if len(going_on) < len(alive):
             keep = torch.tensor(going_on, device=ids.device)
-            cache.batch_select_indices(keep)
+            layers: list[Any] = list(cache.layers)
+            for layer in layers:  # each where its block is
+                layer.batch_select_indices(keep.to(layer.keys.device))
             chosen, mask = chosen[keep], mask[keep]
             alive = [alive[row] for row in going_on]
         tokens = chosen.unsqueeze(-1)
