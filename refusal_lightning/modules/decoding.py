@@ -33,19 +33,15 @@ def decode_greedily(
     tokens = ids
     for _ in range(max_new_tokens):
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
-        logits = (
-            model(
-                input_ids=tokens,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            .logits[:, -1]
-            .to(ids.device)
-        )
-        chosen = logits.argmax(-1)
+        logits = model(
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        chosen = logits.argmax(-1).to(ids.device)
         going_on = []
         for row, token in enumerate(chosen.tolist()):
             if token not in stop_ids:
