@@ -66,7 +66,7 @@ class ChatModel:
         """Token ids of the prompt that the model reads for an instruction."""
         ids = self.template.encode(self.tokenizer, instruction)
         if self.context is not None and len(ids) > self.context:
-            raise UserError(f"a prompt has {len(ids)} tokens, the model's context holds {self.context}")
+            raise UserError(f"the prompt has {len(ids)} tokens, the model's context holds {self.context}")
         return ids
 
     def bridge(self, device: str | torch.device) -> TransformerBridge:

@@ -77,14 +77,29 @@ def read_model_files(source: str, name: str, revision: str | None, trust: bool) 
 
 def _why_not(name: str, error: Exception) -> str:
     text = one_line(error)
-    if "gated" in text.lower() or "401" in text or "403" in text:
+    if _is_refused(error):
         return (
             f"model {name!r} is gated: accept its licence on its page at huggingface.co, then set HF_TOKEN or run "
             "`hf auth login`"
         )
     if "trust_remote_code" in text:
         return f"model {name!r} needs code of its own repository; read it, then set model.trust_remote_code: true"
+    if "does not recognize this architecture" in text:
+        return f"model {name!r} is of an architecture that this release of transformers has no class for"
     return f"model {name!r} cannot be read (no such folder, not on the Hub, or no network): {text[:300]}"
+
+
+def _is_refused(error: BaseException | None) -> bool:
+    """Whether the Hub refuses access: to this person, or to anyone without a token."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
+    while error is not None:
+        if isinstance(error, GatedRepoError) or "gated repo" in str(error):
+            return True
+        if type(error) is HfHubHTTPError and error.response.status_code in (401, 403):
+            return True
+        error = error.__cause__
+    return False
 
 
 def one_line(error: BaseException) -> str:

@@ -182,9 +182,10 @@ def evaluation_sets(chat: ChatModel, data: DataConfig, config: EvaluateConfig) -
     for kind, names in (("harmful", config.harmful), ("harmless", config.harmless)):
         for name in names:
             rows: Sequence[dict[str, Any]] = load_dataset(name, root=data.root)
+            whole = [row["instruction"] for row in rows]
             if kind == "harmless" and config.n_test is not None and config.n_test < len(rows):
                 rows = rng.sample(list(rows), config.n_test)
-            prompts = prompt_set(name, [row["instruction"] for row in rows], chat)
+            prompts = prompt_set(name, [row["instruction"] for row in rows], chat, lambda w=whole: w)  # type: ignore[misc]
             sets.append(EvaluationSet(kind, prompts, [row["category"] for row in rows]))
     return sets
 
