@@ -72,9 +72,10 @@ class ModelConfig:
         if self.refusal_tokens is not None:
             _require(bool(self.refusal_tokens), "model.refusal_tokens", self.refusal_tokens, "a non-empty list")
         if isinstance(self.device_map, dict):
-            names = [v for v in self.device_map.values() if not isinstance(v, int) and v not in ("cpu", "disk")]
-            known = bool(self.device_map) and all(re.fullmatch(r"cuda:\d+", name) for name in names)
-            _require(known, "model.device_map", self.device_map, "auto or a map to GPU numbers, cpu and disk")
+            places = set(self.device_map.values())
+            memory = bool(places) and places <= {"cpu", "disk"}
+            gpus = bool(places) and all(isinstance(p, int) or re.fullmatch(r"cuda:\d+", p) for p in places)
+            _require(memory or gpus, "model.device_map", self.device_map, "a map to GPU numbers, or to cpu and disk")
 
 
 @dataclass

@@ -12,6 +12,7 @@ from tiny_models import N_LAYERS
 
 from refusal_lightning.cli import main
 from refusal_lightning.config import ModelConfig
+from refusal_lightning.errors import UserError
 from refusal_lightning.models import ChatModel, load_chat_model
 from runs import store_files, write_config, write_data
 
@@ -96,10 +97,17 @@ def test_a_map_and_several_processes_exclude_each_other(tiny_llama_folder, tmp_p
     assert "model.device_map spreads one copy of the model" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("value", ["{model: tpu}", "{}", "everywhere"])
+@pytest.mark.parametrize("value", ["{model: tpu}", "{}", "everywhere", "{model: 0, lm_head: cpu}"])
 def test_maps_that_are_none(capsys, value):
     assert main(["cache", "--model.device_map", value]) == 2
     assert "model.device_map" in capsys.readouterr().err
+
+
+def test_a_gpu_that_is_not_there(tiny_llama_folder):
+    for number in (99, "cuda:99"):
+        chat = load_chat_model(str(tiny_llama_folder), refusal_tokens=["I"], device_map={"": number})
+        with pytest.raises(UserError, match=r"names GPU 99, and this machine shows \d+ GPUs"):
+            chat.bridge("cpu")
 
 
 def test_maps_that_are():

@@ -93,6 +93,13 @@ class ChatModel:
         from transformer_lens.model_bridge import TransformerBridge
 
         dtype = getattr(torch, self.dtype)
+        places = self.device_map.values() if isinstance(self.device_map, dict) else ()
+        gpus = {int(str(place).removeprefix("cuda:")) for place in places if place not in ("cpu", "disk")}
+        if gpus and max(gpus) >= torch.cuda.device_count():
+            raise UserError(
+                f"model.device_map names GPU {max(gpus)}, and this machine shows {torch.cuda.device_count()} GPUs "
+                "(counted from 0)"
+            )
         spread = {"device_map": self.device_map, "offload_folder": self.offload_folder}
         if self.qwen1_config is None:
             placement: dict[str, Any] = {"device": device} if self.device_map is None else spread
