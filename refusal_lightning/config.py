@@ -6,6 +6,7 @@ Every value that can be judged without a model is judged in ``__post_init__``, w
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -42,13 +43,17 @@ class ModelConfig:
     revision: str | None = None
     """Hub revision: branch, tag or commit (default: the main branch)."""
     family: str = "auto"
-    """Model family that gives the template: llama2, llama3, gemma, qwen, yi, or `tokenizer` (the tokenizer's own
-    chat template); `auto` picks the family from the model's name, else the tokenizer's own template."""
+    """Model family that gives the template: llama2, llama3, gemma, qwen, yi, legacy_llama3 (the malformed template of
+    the authors' published Llama-3 results), or `tokenizer` (the tokenizer's own chat template); `auto` picks the family
+    from the model's name, else the tokenizer's own template."""
     system_prompt: str | None = None
     """System message (default: none is given; a tokenizer's own template may add its default one)."""
     answer_prefix: str | None = None
     """Text that every answer begins with, put after the template: e.g. an empty thought for a model that thinks before
     it answers, so that first-token scores are about the answer (default: none)."""
+    template_options: dict[str, Any] = field(default_factory=dict)
+    """Settings that the tokenizer's own chat template knows, e.g. {reasoning_effort: low}; thinking is off
+    (enable_thinking: false) unless it is switched on here."""
     refusal_tokens: list[int | str] | Literal["auto"] | None = None
     """First tokens of a refusal, as token ids or as texts that are one token each; `auto`: `select` finds those that
     are much likelier on harmful than on harmless training prompts, and says so (default: the family's, else auto)."""
@@ -58,6 +63,11 @@ class ModelConfig:
     """Weights and activations: float32, bfloat16 or float16 (scores are always computed in float64)."""
     trust_remote_code: bool = False
     """Run the Python code that a model repository ships. Leave it off unless you have read that code."""
+    device_map: Literal["auto"] | dict[str, int | str] | None = None
+    """Spread one copy of the model, in one process: `auto` (over the GPUs), or the device of each part by its name: a
+    GPU's number, `cpu` or `disk` (default: whole, on the process's device)."""
+    offload_folder: str | None = None
+    """Folder for the weights that `device_map` puts on disk (default: a temporary one)."""
 
     def __post_init__(self) -> None:
         _require(bool(self.name.strip()), "model.name", self.name, "a model's name or folder")
@@ -66,6 +76,11 @@ class ModelConfig:
             _require(plain, "model.alias", self.alias, "a plain folder name")
         if self.refusal_tokens not in (None, "auto"):
             _require(bool(self.refusal_tokens), "model.refusal_tokens", self.refusal_tokens, "a non-empty list")
+        if isinstance(self.device_map, dict):
+            places = set(self.device_map.values())
+            memory = bool(places) and places <= {"cpu", "disk"}
+            gpus = bool(places) and all(isinstance(p, int) or re.fullmatch(r"cuda:\d+", p) for p in places)
+            _require(memory or gpus, "model.device_map", self.device_map, "a map to GPU numbers, or to cpu and disk")
 
 
 @dataclass

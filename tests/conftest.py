@@ -1,4 +1,5 @@
-"""Settings and fixtures of all tests: no test may reach the hub, and none needs a download but the demo model's."""
+"""Settings and fixtures of all tests. No test may reach the hub; downloaded once are the demo model and, where npm is,
+real tokenizers."""
 
 from __future__ import annotations
 

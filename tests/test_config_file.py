@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tiny_models import ARCHITECTURES
 
-from refusal_lightning.models import chat_model, load_chat_model
+from refusal_lightning.models import load_chat_model, reading
 from refusal_lightning.models.config_file import plain_config
 
 
@@ -26,9 +26,9 @@ def _facts(folder: Path) -> dict:
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_the_short_way_reads_what_the_class_reads(arch, tiny_folder: Callable[[str], Path], monkeypatch):
     folder = tiny_folder(arch)
-    assert plain_config(str(folder), None) is not None
+    assert plain_config(str(folder), None, json.loads((folder / "config.json").read_text())) is not None
     short = _facts(folder)
-    monkeypatch.setattr(chat_model, "plain_config", lambda source, revision: None)
+    monkeypatch.setattr(reading, "plain_config", lambda source, revision, values: None)
     assert _facts(folder) == short
 
 
@@ -45,12 +45,11 @@ def test_the_short_way_reads_what_the_class_reads(arch, tiny_folder: Callable[[s
 )
 def test_what_the_file_does_not_say_is_left_to_the_class(change, tiny_llama_folder: Path, tmp_path: Path):
     values = json.loads((tiny_llama_folder / "config.json").read_text()) | change
-    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in values.items() if v is not None}))
     (tmp_path / "tokenizer_config.json").write_text((tiny_llama_folder / "tokenizer_config.json").read_text())
-    assert plain_config(str(tmp_path), None) is None
+    assert plain_config(str(tmp_path), None, {k: v for k, v in values.items() if v is not None}) is None
 
 
 def test_a_tokenizer_without_a_class_is_left_to_the_class(tiny_llama_folder: Path, tmp_path: Path):
-    (tmp_path / "config.json").write_text((tiny_llama_folder / "config.json").read_text())
+    values = json.loads((tiny_llama_folder / "config.json").read_text())
     (tmp_path / "tokenizer_config.json").write_text("{}")
-    assert plain_config(str(tmp_path), None) is None
+    assert plain_config(str(tmp_path), None, values) is None

@@ -73,7 +73,7 @@ def test_three_stages(chat, tmp_path):
         assert main([stage, "--config", str(config)]) == 0
     run = tmp_path / "runs" / "demo"
     (token,) = json.loads((run / "run.json").read_text())["select"]["refusal_tokens"]
-    assert token["text"] == "I" and token["harmful"] > 0.5 > 0.1 > token["harmless"]
+    assert token["text"] == "I" and token["harmful"] > 0.5 > 0.25 > token["harmless"]
     complied = {
         (dataset, intervention): json.loads(
             (run / "completions" / f"{dataset}_{intervention}_evaluations.json").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tiny_models import tiny_model, tiny_tokenizer
+from tokenizers import processors
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.models import load_chat_model
@@ -35,10 +36,21 @@ def test_the_papers_refusal_tokens():
     assert {name: family.refusal_tokens for name, family in FAMILIES.items()} == {
         "llama2": (306,),
         "llama3": (40,),
+        "legacy_llama3": (40,),
         "gemma": (235285,),
         "qwen": (40, 2121),
         "yi": (59597,),
     }
+
+
+def test_the_malformed_llama3_template_of_the_published_results():
+    """By name it is never chosen; what differs is the text before the turn, and nothing after the instruction."""
+    legacy, mended = FAMILIES["legacy_llama3"], FAMILIES["llama3"]
+    assert legacy.template == '"<|begin_of_text|>' + mended.template
+    assert all(family_of(name) is not legacy for name in ("legacy_llama3", "meta-llama/Meta-Llama-3-8B-Instruct"))
+    tokenizer = tiny_tokenizer()
+    eoi = [eoi_token_ids(family_template(family, tokenizer, None), tokenizer) for family in (legacy, mended)]
+    assert eoi[0] == eoi[1]
 
 
 def test_tokenizer_template_and_eoi():
@@ -55,20 +67,58 @@ def test_system_prompt():
     assert template.render("Hi") == "<s><|system|>\nBe kind.<|end|>\n<|user|>\nHi<|end|>\n<|assistant|>\n"
 
 
+def test_settings_of_the_tokenizers_template():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template += "{% if enable_thinking is false %}{{ '<|end|>\\n' }}{% endif %}"
+    options: tuple[dict[str, bool], ...] = ({"enable_thinking": True}, {"enable_thinking": False}, {})
+    plain, without, default = (tokenizer_template(tokenizer, None, "tiny", o) for o in options)
+    assert default.render("Hi") == without.render("Hi")  # a model that can think is asked not to
+    assert without.render("Hi") == plain.render("Hi") + "<|end|>\n"
+    with pytest.raises(UserError, match=r"has no 'enable_thoughts'"):
+        tokenizer_template(tokenizer, None, "tiny", {"enable_thoughts": False})
+
+
+def test_a_familys_template_has_no_settings(tiny_llama_folder):
+    with pytest.raises(UserError, match=r"that of family llama3; set model.family: tokenizer"):
+        load_chat_model(str(tiny_llama_folder), family="llama3", template_options={"enable_thinking": False})
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_family_templates_hold_the_instruction_once_and_one_bos(name):
     tokenizer = tiny_tokenizer()
     template = family_template(FAMILIES[name], tokenizer, None)
-    text = template.render("Paint {system} the {instruction} fence")
-    assert text.count("Paint {system} the {instruction} fence") == 1
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert template.text.startswith(tokenizer.bos_token) and template.text.count("{instruction}") == 1
+    ids = template.encode(tokenizer, "Paint {system} the {instruction} fence")
+    assert tokenizer.decode(ids).count("Paint {system} the {instruction} fence") == 1
     assert ids.count(tokenizer.bos_token_id) == 1
     assert ids[0] == tokenizer.bos_token_id
 
 
+@pytest.mark.parametrize(
+    ("adds", "chat_template", "begins"),
+    [
+        (True, None, True),
+        (False, "{{ bos_token }}{{ messages[0]['content'] }}", True),  # the first Llama-3 tokenizers
+        (False, "{{ messages[0]['content'] }}", False),
+        (False, "{{ raise_exception('no') }}", False),
+        (False, None, False),
+    ],
+)
+def test_a_familys_prompts_begin_as_the_tokenizers_own(adds, chat_template, begins):
+    tokenizer = tiny_tokenizer()
+    if not adds:
+        tokenizer.backend_tokenizer.post_processor = processors.ByteLevel()
+    tokenizer.chat_template = chat_template
+    for system in (None, "Be kind."):
+        template = family_template(FAMILIES["llama3"], tokenizer, system)
+        assert (template.encode(tokenizer, "Hi")[0] == tokenizer.bos_token_id) is begins
+        assert template.text.startswith("<s>") is begins
+
+
 def test_a_family_without_system_role_says_so():
-    with pytest.raises(UserError, match=r"no system role"):
-        family_template(FAMILIES["gemma"], tiny_tokenizer(), "Be kind.")
+    for name in ("gemma", "legacy_llama3"):
+        with pytest.raises(UserError, match=rf"the {name} family has no system role"):
+            family_template(FAMILIES[name], tiny_tokenizer(), "Be kind.")
 
 
 def test_the_papers_count_of_positions_overrides():
@@ -86,8 +136,7 @@ def test_eoi_tokens_that_merge_with_the_instruction_do_not_count():
     template = tokenizer_template(tokenizer, None, "tiny")
     eoi = eoi_token_ids(template, tokenizer)
     for instruction in ("a", "Say\n", "in", "42", "?"):
-        ids = tokenizer(template.render(instruction), add_special_tokens=False)["input_ids"]
-        assert ids[-len(eoi) :] == eoi
+        assert template.encode(tokenizer, instruction)[-len(eoi) :] == eoi
 
 
 @pytest.mark.parametrize(

@@ -7,16 +7,16 @@ gigabytes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.models.config_file import plain_config
-from refusal_lightning.models.demo import DEMO_MODELS, demo_model_folder
 from refusal_lightning.models.families import FAMILIES, Family, family_of
 from refusal_lightning.models.fingerprint import weights_digest
+from refusal_lightning.models.qwen1 import load_qwen1
+from refusal_lightning.models.reading import model_source, one_line, read_model_files
 from refusal_lightning.models.template import (
     ChatTemplate,
     eoi_token_ids,
@@ -30,6 +30,10 @@ from refusal_lightning.models.tokens import single_token_ids
 if TYPE_CHECKING:
     import torch
     from transformer_lens.model_bridge import TransformerBridge
+    from transformers import Qwen2Config
+
+DeviceMap = str | dict[str, int | str]
+"""`auto`, or the device of each part of a model: a GPU's number, `cpu` or `disk`."""
 
 
 @dataclass
@@ -56,6 +60,10 @@ class ChatModel:
     identity: dict[str, Any]
     revision: str | None = None
     trust_remote_code: bool = False
+    device_map: DeviceMap | None = None
+    offload_folder: str | None = None
+    qwen1_config: Qwen2Config | None = field(default=None, repr=False)
+    """Set for a first-generation Qwen model, which is loaded as a Qwen-2 one of this configuration."""
     _bridge: TransformerBridge | None = field(default=None, repr=False)
 
     @property
@@ -69,37 +77,68 @@ class ChatModel:
 
     def encode(self, instruction: str) -> list[int]:
         """Token ids of the prompt that the model reads for an instruction."""
-        ids = self.tokenizer(self.template.render(instruction), add_special_tokens=False)["input_ids"]
+        ids = self.template.encode(self.tokenizer, instruction)
         if self.context is not None and len(ids) > self.context:
-            raise UserError(f"a prompt has {len(ids)} tokens, the model's context holds {self.context}")
-        return list(ids)
+            raise UserError(f"the prompt has {len(ids)} tokens, the model's context holds {self.context}")
+        return ids
 
     def bridge(self, device: str | torch.device) -> TransformerBridge:
-        """The model itself on a device, loaded at the first call and kept; its hooks carry TransformerLens names.
+        """The model itself, loaded at the first call and kept; its hooks carry TransformerLens names.
 
-        Residuals are the Hugging Face model's own: no folded norms, no centred weights.
+        It is on the device, or where ``device_map`` puts it. Residuals are the Hugging Face model's own: no folded
+        norms, no centred weights.
         """
-        import torch
-        from transformer_lens.model_bridge import TransformerBridge
         from transformers.utils.logging import disable_progress_bar
 
         if self._bridge is None:
             disable_progress_bar()
             try:
-                bridge = TransformerBridge.boot_transformers(
-                    self.source,
-                    device=str(device),
-                    dtype=getattr(torch, self.dtype),
-                    tokenizer=self.tokenizer,
-                    revision=self.revision,
-                    trust_remote_code=self.trust_remote_code,
-                )
+                bridge = self._boot(str(device))
             except (OSError, ValueError) as error:
-                raise UserError(f"model {self.source!r} cannot be loaded: {_one_line(error)}") from error
+                raise UserError(f"model {self.source!r} cannot be loaded: {one_line(error)}") from error
             bridge.requires_grad_(False)
             bridge.eval()
             self._bridge = bridge
         return self._bridge
+
+    def _boot(self, device: str) -> TransformerBridge:
+        import torch
+        from transformer_lens.model_bridge import TransformerBridge
+
+        dtype = getattr(torch, self.dtype)
+        places = self.device_map.values() if isinstance(self.device_map, dict) else ()
+        gpus = {int(str(place).removeprefix("cuda:")) for place in places if place not in ("cpu", "disk")}
+        if gpus and max(gpus) >= torch.cuda.device_count():
+            raise UserError(
+                f"model.device_map names GPU {max(gpus)}, and this machine shows {torch.cuda.device_count()} GPUs "
+                "(counted from 0)"
+            )
+        spread = {"device_map": self.device_map, "offload_folder": self.offload_folder}
+        if self.qwen1_config is None:
+            placement: dict[str, Any] = {"device": device} if self.device_map is None else spread
+        else:
+            within = {"device_map": {"": device}} if self.device_map is None else spread
+            model = load_qwen1(self.source, self.revision, self.qwen1_config, dtype, **within)
+            # The bridge would place it again, and takes either a device or a model that is spread already.
+            placement = {"hf_model": model, "device": device if self.device_map is None else None}
+        return TransformerBridge.boot_transformers(
+            self.source,
+            dtype=dtype,
+            tokenizer=self.tokenizer,
+            revision=self.revision,
+            trust_remote_code=self.trust_remote_code,
+            **placement,
+        )
+
+    def input_device(self, device: str | torch.device) -> torch.device:
+        """Where token ids go: the device, or that of the embedding where ``device_map`` spreads the model."""
+        import torch
+
+        if self.device_map is None:
+            return torch.device(device)
+        embedding = torch.device(str(self.bridge(device).cfg.device))
+        # Weights that are off-loaded are nowhere until they are needed; then they are in the CPU's memory.
+        return torch.device("cpu") if embedding.type == "meta" else embedding
 
 
 def load_chat_model(
@@ -110,10 +149,13 @@ def load_chat_model(
     family: str = "auto",
     system_prompt: str | None = None,
     answer_prefix: str | None = None,
+    template_options: Mapping[str, Any] | None = None,
     refusal_tokens: Sequence[int | str] | Literal["auto"] | None = None,
     stop_tokens: Sequence[int | str] | None = None,
     dtype: str = "float32",
     trust_remote_code: bool = False,
+    device_map: DeviceMap | None = None,
+    offload_folder: str | None = None,
 ) -> ChatModel:
     """Tokenizer, template and token facts of a chat model (arguments: see ``ModelConfig``); no weights are loaded.
 
@@ -121,14 +163,20 @@ def load_chat_model(
     one token, an encoder-decoder.
     """
     entry = _family(family, name)
-    source = _source(name)
-    config, tokenizer, end_ids = _read(source, name, revision, trust_remote_code)
+    source = model_source(name)
+    files = read_model_files(source, name, revision, trust_remote_code)
+    config, tokenizer = files.config, files.tokenizer
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(f"model {name!r} is an encoder-decoder; only decoder-only chat models are supported")
+    if entry and template_options:
+        raise UserError(
+            f"model.template_options go with the tokenizer's own chat template, and {name!r} is spoken to through that "
+            f"of family {entry.name}; set model.family: tokenizer, or remove them"
+        )
     template = (
         family_template(entry, tokenizer, system_prompt)
         if entry
-        else tokenizer_template(tokenizer, system_prompt, name)
+        else tokenizer_template(tokenizer, system_prompt, name, template_options)
     )
     if answer_prefix:
         template = with_answer_prefix(template, answer_prefix)
@@ -143,10 +191,9 @@ def load_chat_model(
         [*(entry.stop_tokens if entry else ()), *(stop_tokens or ())], tokenizer, "stop token"
     )
     text_config = config.get_text_config()
-    commit = getattr(config, "_commit_hash", None)
     local = Path(source).is_dir()
     identity = {
-        "model": {"weights_sha256": weights_digest(Path(source))} if local else {"name": name, "commit": commit},
+        "model": {"weights_sha256": weights_digest(Path(source))} if local else {"name": name, "commit": files.commit},
         "dtype": dtype,
         "tokenizer_sha256": _tokenizer_digest(tokenizer),
         "template": template.text,
@@ -161,14 +208,17 @@ def load_chat_model(
         template=template,
         eoi_ids=eoi_ids,
         refusal_ids=refusal_ids,
-        stop_ids=sorted({*end_ids, *more_stops}),
+        stop_ids=sorted({*files.end_ids, *more_stops}),
         n_layers=text_config.num_hidden_layers,
         d_model=text_config.hidden_size,
         vocab_size=text_config.vocab_size,
         context=getattr(text_config, "max_position_embeddings", None),
         identity=identity,
-        revision=None if local else commit or revision,
+        revision=None if local else files.commit or revision,
         trust_remote_code=trust_remote_code,
+        device_map=device_map,
+        offload_folder=offload_folder,
+        qwen1_config=config if files.is_qwen1 else None,
     )
 
 
@@ -181,60 +231,6 @@ def _family(family: str, name: str) -> Family | None:
         known = ", ".join([*FAMILIES, "tokenizer", "auto"])
         raise UserError(f"model.family {family!r} is not known; known are {known}")
     return FAMILIES[family]
-
-
-def _source(name: str) -> str:
-    """A folder or a hub name, from what the user wrote. Raises UserError for a folder without a model."""
-    if name in DEMO_MODELS:
-        return str(demo_model_folder(name))
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UserError(f"model.name: folder {name!r} holds no model (no config.json in it)")
-        return str(path)
-    if path.exists():
-        raise UserError(f"model.name: {name!r} is a file; give the folder that holds config.json and the weights")
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise UserError(f"model.name: there is no folder {name!r}")
-    return name
-
-
-def _read(source: str, name: str, revision: str | None, trust: bool) -> tuple[Any, Any, set[int]]:
-    """The model's config, tokenizer and end-of-text ids."""
-    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
-
-    try:
-        plain = plain_config(source, revision)
-        config = plain or AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust)
-        commit = getattr(config, "_commit_hash", None) or revision
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=commit, trust_remote_code=trust, config=plain)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise UserError(_why_not(name, error)) from error
-    try:
-        ends = GenerationConfig.from_pretrained(source, revision=commit or "main").eos_token_id
-    except OSError:
-        ends = None
-    ends = ends if ends is not None else getattr(config, "eos_token_id", None)
-    end_ids = {ends} if isinstance(ends, int) else set(ends or ())
-    if tokenizer.eos_token_id is not None:
-        end_ids.add(tokenizer.eos_token_id)
-    return config, tokenizer, end_ids
-
-
-def _why_not(name: str, error: Exception) -> str:
-    text = _one_line(error)
-    if "gated" in text.lower() or "401" in text or "403" in text:
-        return (
-            f"model {name!r} is gated: accept its licence on its page at huggingface.co, then set HF_TOKEN or run "
-            "`hf auth login`"
-        )
-    if "trust_remote_code" in text:
-        return f"model {name!r} needs code of its own repository; read it, then set model.trust_remote_code: true"
-    return f"model {name!r} cannot be read (no such folder, not on the Hub, or no network): {text[:300]}"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 def _tokenizer_digest(tokenizer: Any) -> str:

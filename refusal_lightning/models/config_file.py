@@ -11,19 +11,18 @@ from typing import Any
 _ASKED = ("num_hidden_layers", "hidden_size", "vocab_size", "max_position_embeddings")
 
 
-def plain_config(source: str, revision: str | None) -> Any | None:
-    """A config with config.json's own values; None where the architecture's class is needed to read it.
+def plain_config(source: str, revision: str | None, values: dict[str, Any]) -> Any | None:
+    """A config with config.json's own ``values``; None where the architecture's class is needed to read it.
 
-    ``source`` is a folder or a Hub name. Raises what transformers raises where there is no such model.
+    ``source`` is a folder or a Hub name, at a commit. Raises what transformers raises where it has no tokenizer.
     """
     from transformers.configuration_utils import PreTrainedConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-    values, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
     own_code = "auto_map" in values or values.get("model_type") not in CONFIG_MAPPING_NAMES
     # Without a class name of its own, the tokenizer's follows from the config's class.
-    named = get_tokenizer_config(source, revision=values.get("_commit_hash") or revision).get("tokenizer_class")
+    named = get_tokenizer_config(source, revision=revision).get("tokenizer_class")
     nested = any(isinstance(value, dict) and "hidden_size" in value for value in values.values())
     if own_code or nested or named is None or not all(isinstance(values.get(key), int) for key in _ASKED):
         return None

@@ -19,8 +19,8 @@ class Family:
     """
 
     name: str
-    pattern: str
-    """Regular expression that a model's name matches from its start, case-insensitively."""
+    pattern: str | None
+    """Regular expression that a model's name matches from its start, case-insensitively; None: never by name."""
     template: str
     system_template: str | None
     refusal_tokens: tuple[int, ...]
@@ -49,6 +49,18 @@ FAMILIES = {
             system_template="<|start_header_id|>system<|end_header_id|>\n\n{system}<|eot_id|>"
             "<|start_header_id|>user<|end_header_id|>\n\n{instruction}<|eot_id|>"
             "<|start_header_id|>assistant<|end_header_id|>\n\n",
+            refusal_tokens=(40,),
+            stop_tokens=("<|eot_id|>",),
+        ),
+        Family(
+            # What the authors' published Llama-3 results were made with, until they mended it (their commit d73b247):
+            # a stray quotation mark, and the beginning of sequence spelled out after the tokenizer's own. Only to
+            # reproduce those results; their system message never held the instruction, so there is none.
+            name="legacy_llama3",
+            pattern=None,
+            template='"<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n{instruction}<|eot_id|>'
+            "<|start_header_id|>assistant<|end_header_id|>\n\n",
+            system_template=None,
             refusal_tokens=(40,),
             stop_tokens=("<|eot_id|>",),
         ),
@@ -85,4 +97,4 @@ FAMILIES = {
 def family_of(model_name: str) -> Family | None:
     """The family whose pattern the last part of the model's name matches, if any."""
     last = model_name.rstrip("/").rsplit("/", 1)[-1]
-    return next((f for f in FAMILIES.values() if re.match(f.pattern, last, re.IGNORECASE)), None)
+    return next((f for f in FAMILIES.values() if f.pattern and re.match(f.pattern, last, re.IGNORECASE)), None)

@@ -6,8 +6,9 @@ splitting strings: a tokenizer may merge the template's first characters with th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from refusal_lightning.errors import UserError
@@ -28,54 +29,73 @@ _PROBES = (
 class ChatTemplate:
     """Renders instructions for one model.
 
-    ``source`` says where the template came from; ``text`` is the template itself (what the store's identity
-    records); ``render`` maps an instruction to a prompt that includes any beginning-of-sequence text, so prompts
-    are tokenised with ``add_special_tokens=False``.
+    ``source`` says where the template came from; ``text`` is the template itself, beginning of sequence included
+    (what the store's identity records); ``render`` maps an instruction to a prompt's text.
     """
 
     source: str
     text: str
     render: Callable[[str], str]
+    bos_ids: tuple[int, ...] = ()
+    """Ids before those of the rendered text: the beginning of sequence, where the text does not spell it."""
+
+    def encode(self, tokenizer: Any, instruction: str, answer: str = "") -> list[int]:
+        """Token ids of the prompt, with an answer's text after it; the tokenizer adds no special token of its own.
+
+        A family's beginning of sequence is an id and no text: after the spelled-out token some Llama tokenizers read
+        the text's first word as if it had no space before it, which they do not where they add the token themselves.
+        """
+        text = self.render(instruction) + answer
+        return [*self.bos_ids, *tokenizer(text, add_special_tokens=False)["input_ids"]]
 
 
 def family_template(family: Family, tokenizer: Any, system_prompt: str | None) -> ChatTemplate:
     """The template of a family entry, with the tokenizer's own beginning of sequence in front."""
-    bos = tokenizer.bos_token if _adds_bos(tokenizer) else ""
+    begins = _begins_with_bos(tokenizer)
+    bos, bos_ids = (tokenizer.bos_token, (int(tokenizer.bos_token_id),)) if begins else ("", ())
     if system_prompt is None:
         return ChatTemplate(
             f"family {family.name}",
             bos + family.template,
-            lambda instruction: bos + family.template.replace("{instruction}", instruction),
+            lambda instruction: family.template.replace("{instruction}", instruction),
+            bos_ids,
         )
     if family.system_template is None:
         raise UserError(f"model.system_prompt: the {family.name} family has no system role; remove the key")
     head, tail = family.system_template.split("{instruction}")
-    head = bos + head.replace("{system}", system_prompt)
+    head = head.replace("{system}", system_prompt)
     return ChatTemplate(
         f"family {family.name}, with system prompt",
-        head + "{instruction}" + tail,
+        bos + head + "{instruction}" + tail,
         lambda instruction: head + instruction + tail,
+        bos_ids,
     )
 
 
-def tokenizer_template(tokenizer: Any, system_prompt: str | None, model_name: str) -> ChatTemplate:
-    """The chat template that the tokenizer carries. Raises UserError where it has none or it fails."""
+def tokenizer_template(
+    tokenizer: Any, system_prompt: str | None, model_name: str, options: Mapping[str, Any] | None = None
+) -> ChatTemplate:
+    """The chat template that the tokenizer carries, with settings of its own such as ``enable_thinking``.
+
+    Raises UserError where it has none, it fails, or it does not know a setting.
+    """
+    options = dict(options or {})
     if not getattr(tokenizer, "chat_template", None):
         raise UserError(
             f"model {model_name!r} is of no known family and its tokenizer has no chat template; "
             "name its family with model.family, or use a chat model"
         )
+    unknown = [name for name in options if not re.search(rf"\b{re.escape(name)}\b", str(tokenizer.chat_template))]
+    if unknown:
+        raise UserError(f"model.template_options: the chat template of {model_name!r} has no {unknown[0]!r}; remove it")
+    # Templates that know the switch write an empty thought; others do not look at it.
+    options = {"enable_thinking": False, **options}
     system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
 
     def render(instruction: str) -> str:
         messages = [*system, {"role": "user", "content": instruction}]
         try:
-            # Templates that know the switch write an empty thought; others do not look at it.
-            return str(
-                tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
-                )
-            )
+            return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options))
         except Exception as error:  # jinja errors, or the template's own raise_exception
             reason = " ".join(str(error).split())
             about = " with a system message" if system else ""
@@ -89,19 +109,31 @@ def tokenizer_template(tokenizer: Any, system_prompt: str | None, model_name: st
 
 def with_answer_prefix(template: ChatTemplate, prefix: str) -> ChatTemplate:
     """The template with the start of every answer after it."""
-    return ChatTemplate(
-        f"{template.source}, with an answer prefix",
-        template.text + prefix,
-        lambda instruction: template.render(instruction) + prefix,
+    return replace(
+        template,
+        source=f"{template.source}, with an answer prefix",
+        text=template.text + prefix,
+        render=lambda instruction: template.render(instruction) + prefix,
     )
 
 
-def _adds_bos(tokenizer: Any) -> bool:
-    """Whether the tokenizer puts a beginning-of-sequence token before plain text."""
+def _begins_with_bos(tokenizer: Any) -> bool:
+    """Whether the model's prompts begin with a beginning-of-sequence token.
+
+    Either the tokenizer puts one before plain text, or its own chat template spells it: the first Llama-3 tokenizers
+    leave it to the template.
+    """
     if tokenizer.bos_token_id is None:
         return False
-    ids = tokenizer("a")["input_ids"]
-    return bool(ids) and ids[0] == tokenizer.bos_token_id
+    if tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]:
+        return True
+    if not getattr(tokenizer, "chat_template", None):
+        return False
+    try:
+        text = tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
+    except Exception:  # a family's own template is used: whether the tokenizer's works does not matter
+        return False
+    return str(text).startswith(tokenizer.bos_token)
 
 
 def eoi_token_ids(template: ChatTemplate, tokenizer: Any, n_positions: int | None = None) -> list[int]:
@@ -110,7 +142,7 @@ def eoi_token_ids(template: ChatTemplate, tokenizer: Any, n_positions: int | Non
     With ``n_positions``, as many last ids of a probe prompt (the paper's count where it differs). Raises UserError
     when prompts share no ending, since no position would mean the same in every prompt.
     """
-    prompts = [tokenizer(template.render(probe), add_special_tokens=False)["input_ids"] for probe in _PROBES]
+    prompts = [template.encode(tokenizer, probe) for probe in _PROBES]
     if n_positions is not None:
         return list(prompts[0][-n_positions:])
     shared = _common_suffix(prompts)

@@ -49,13 +49,16 @@ class ActivationModule(ModelModule):
 
     def predict_step(self, batch: PromptBatch, batch_idx: int = 0) -> ActivationBatch:
         def take(activation: Float[Tensor, "prompt token d_model"]) -> Tensor:
-            return activation[real] if self.positions == "all" else activation[:, -self.positions :]
+            if self.positions == "all":
+                return activation[real.to(activation.device)]
+            return activation[:, -self.positions :]
 
         real = batch.mask.bool()
         with capture_residuals(self.bridge, self.hook_points, self.layers, take) as captured:
             logits = self.bridge(batch.ids, attention_mask=batch.mask, use_cache=False, logits_to_keep=1)
         arrays = {
-            point: torch.stack([captured[point, layer] for layer in self.layers], dim=1) for point in self.hook_points
+            point: torch.stack([captured[point, layer].to(real.device) for layer in self.layers], dim=1)
+            for point in self.hook_points
         }
         arrays["next_token_logits"] = logits[:, -1].float()
         return ActivationBatch(batch.shard, batch.rows, arrays)

@@ -50,13 +50,13 @@ class AnswerKLModule(ModelModule):
         with torch.inference_mode():
             for index in length_batches([len(p) for p in self._prompts], self._batch_size):
                 prompts = [list(self._prompts[i]) for i in index]
-                ids, mask = (t.to(self.device) for t in left_pad(prompts))
+                ids, mask = (t.to(self.input_device) for t in left_pad(prompts))
                 answers = decode_greedily(
                     self.bridge.original_model, ids, mask, set(self.model.stop_ids), self._n_tokens
                 )
                 # The last token of an answer is predicted, and predicts nothing that is looked at.
                 read = [prompt + answer[:-1] for prompt, answer in zip(prompts, answers, strict=True)]
-                ids, mask = (t.to(self.device) for t in left_pad(read))
+                ids, mask = (t.to(self.input_device) for t in left_pad(read))
                 self._batches.append((index, ids, mask, [max(1, len(answer)) for answer in answers]))
                 self._baseline.append(self._logits(len(self._batches) - 1, BASELINE))
 
@@ -69,7 +69,7 @@ class AnswerKLModule(ModelModule):
 
     def predict_step(self, place: Place, batch_idx: int = 0) -> AnswerKLResult:
         kl = [0.0] * len(self._prompts)
-        changed = ablation(self.directions[tuple(place)].to(self.device))
+        changed = ablation(self.directions[tuple(place)].to(self.input_device))
         for number, (index, _, _, lengths) in enumerate(self._batches):
             logits = self._logits(number, changed)
             for row, (prompt, length) in enumerate(zip(index, lengths, strict=True)):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
+import torch
 
 from refusal_lightning.models import ChatModel
 
@@ -25,6 +26,14 @@ class ModelModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         self.model.bridge(self.trainer.strategy.root_device)
+
+    @property
+    def input_device(self) -> torch.device:
+        """Where token ids go: the process's device, unless the model is spread over several."""
+        return self.model.input_device(self.trainer.strategy.root_device)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return super().transfer_batch_to_device(batch, self.input_device, dataloader_idx)
 
     @property
     def bridge(self) -> TransformerBridge:

@@ -41,7 +41,7 @@ def decode_greedily(
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
-        chosen = logits.argmax(-1)
+        chosen = logits.argmax(-1).to(ids.device)
         going_on = []
         for row, token in enumerate(chosen.tolist()):
             if token not in stop_ids:
@@ -51,7 +51,9 @@ def decode_greedily(
             break
         if len(going_on) < len(alive):
             keep = torch.tensor(going_on, device=ids.device)
-            cache.batch_select_indices(keep)
+            layers: list[Any] = list(cache.layers)
+            for layer in layers:  # each where its block is
+                layer.batch_select_indices(keep.to(layer.keys.device))
             chosen, mask = chosen[keep], mask[keep]
             alive = [alive[row] for row in going_on]
         tokens = chosen.unsqueeze(-1)

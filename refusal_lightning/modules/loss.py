@@ -53,7 +53,7 @@ class LossModule(ModelModule):
         keep = batch.ids.shape[1] - first + 1
         with intervene(self.bridge, self.intervention):
             logits = self.bridge(batch.ids, attention_mask=batch.mask, use_cache=False, logits_to_keep=keep)
-        losses = token_losses(logits, batch.ids[:, -keep:])
+        losses = token_losses(logits.to(batch.ids.device), batch.ids[:, -keep:])
         scored = batch.scored[:, -keep + 1 :]
         sums = torch.where(scored, losses, 0.0).sum(-1)
         return LossSums(batch.texts, sums.tolist(), scored.sum(-1).tolist())

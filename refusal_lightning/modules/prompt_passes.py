@@ -81,7 +81,8 @@ def last_logits(
     length = max(keys.shape[-2] for keys, _ in past)
     for number, (keys, values) in enumerate(past):
         if keys.shape[0]:
-            cache.update(keys.index_select(0, row_of_past), values.index_select(0, row_of_past), number)
+            rows = row_of_past.to(keys.device)
+            cache.update(keys.index_select(0, rows), values.index_select(0, rows), number)
         else:  # stepped over: only its length is looked at, when the mask is made
             blank = torch.empty(1, 1, length, 1, device=ids.device)
             cache.update(blank, blank, number)

@@ -63,7 +63,7 @@ class ScoreModule(ModelModule):
 
     def on_predict_start(self) -> None:
         window = getattr(self._hf.config.get_text_config(), "sliding_window", None)
-        self._tokens = PromptSetTokens(self._prompts, self.batch_size, window, self.device)
+        self._tokens = PromptSetTokens(self._prompts, self.batch_size, window, self.input_device)
         if self.kind == "induce":
             with torch.inference_mode():
                 self._run_baseline()
@@ -84,14 +84,14 @@ class ScoreModule(ModelModule):
 
         self._prefix_resid_pre = captured_of(beginning)
         for bucket in self._tokens.buckets:
-            rows = torch.zeros(len(bucket.ids), dtype=torch.long, device=self.device)
+            rows = torch.zeros(len(bucket.ids), dtype=torch.long, device=self.input_device)
             self._resid_pre.append(captured_of(lambda: last_logits(self._hf, bucket.ids, bucket.mask, past, rows)))  # noqa: B023
 
     def on_predict_end(self) -> None:
         self._resid_pre, self._prefix_resid_pre = [], {}
 
     def predict_step(self, task: ScoreTask, batch_idx: int = 0) -> ScoreResult:
-        directions = torch.stack([self.directions[place] for place in task.places]).to(self.device)
+        directions = torch.stack([self.directions[place] for place in task.places]).to(self.input_device)
         means = [PartialMean(*self._bounds) for _ in task.places]
         scores = np.full((len(task.places), self._tokens.n_prompts), np.nan)
         seen = np.zeros(scores.shape, dtype=bool)
@@ -136,7 +136,7 @@ class ScoreModule(ModelModule):
     ) -> Float[np.ndarray, "candidate prompt"]:
         """One pass: rows are candidates x prompts of a bucket, the candidate outermost."""
         n_prompts = len(bucket.prompts)
-        rows = torch.tensor(candidates, device=self.device).repeat_interleave(n_prompts)
+        rows = torch.tensor(candidates, device=self.input_device).repeat_interleave(n_prompts)
         ids, mask = bucket.ids.repeat(len(candidates), 1), bucket.mask.repeat(len(candidates), 1)
         if task.kind == "induce":
             layer = task.places[0][1]

@@ -187,6 +187,7 @@ def evaluation_sets(chat: ChatModel, data: DataConfig, config: EvaluateConfig) -
     for kind, names in chosen:
         for name in names:
             rows: Sequence[dict[str, Any]] = rows_of(name, data)
+            whole = [row["instruction"] for row in rows]
             if kind == "harmless" and config.n_test is not None and config.n_test < len(rows):
                 rows = rng.sample(list(rows), config.n_test)
             file_name = plain_name(name)
@@ -194,7 +195,7 @@ def evaluation_sets(chat: ChatModel, data: DataConfig, config: EvaluateConfig) -
                 raise UserError(
                     f"evaluate: two sets would both be written as {file_name}; give one another name in data.sets"
                 )
-            prompts = prompt_set(file_name, [row["instruction"] for row in rows], chat)
+            prompts = prompt_set(file_name, [row["instruction"] for row in rows], chat, whole)
             sets.append(EvaluationSet(kind, prompts, [row["category"] for row in rows]))
     return sets
 

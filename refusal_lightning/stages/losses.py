@@ -49,8 +49,7 @@ def scored_tokens(chat: ChatModel, instruction: str, response: str) -> tuple[lis
     last token, the merged token is the first to count.
     """
     prompt = chat.encode(instruction)
-    text = chat.template.render(instruction) + response
-    ids = list(chat.tokenizer(text, add_special_tokens=False)["input_ids"])
+    ids = chat.template.encode(chat.tokenizer, instruction, response)
     first = next((i for i, (a, b) in enumerate(zip(prompt, ids, strict=False)) if a != b), min(len(prompt), len(ids)))
     return ids, first
 

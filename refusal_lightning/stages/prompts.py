@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from refusal_lightning.config import DataConfig, SetConfig
 from refusal_lightning.data import Draw, draw_instructions, load_dataset, load_dataset_split
 from refusal_lightning.data.datasets import SPLITS
 from refusal_lightning.data.tables import is_table
+from refusal_lightning.errors import UserError
 from refusal_lightning.models import ChatModel
 from refusal_lightning.models.tokens import prompt_hash
 
@@ -29,9 +30,21 @@ class PromptSet:
         return len(self.hashes)
 
 
-def prompt_set(name: str, instructions: Sequence[str], model: ChatModel) -> PromptSet:
-    """Render and tokenise instructions."""
-    token_ids = [model.encode(instruction) for instruction in instructions]
+def prompt_set(
+    name: str, instructions: Sequence[str], model: ChatModel, whole: Sequence[str] | None = None
+) -> PromptSet:
+    """Render and tokenise instructions.
+
+    ``whole`` is the set that they are drawn from, in its own order. Raises UserError that names the row of an
+    instruction that cannot be a prompt, and not its text.
+    """
+    token_ids = []
+    for instruction in instructions:
+        try:
+            token_ids.append(model.encode(instruction))
+        except UserError as error:
+            row = list(instructions if whole is None else whole).index(instruction)
+            raise UserError(f"{name}, row {row}: {error}; take it out of the set") from error
     return PromptSet(name, list(instructions), token_ids, [prompt_hash(ids) for ids in token_ids])
 
 
@@ -53,13 +66,13 @@ def plain_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", stem, flags=re.ASCII).strip(".-") or "set"
 
 
-def draw(data: DataConfig) -> Draw:
-    """The drawn instructions, and the generator after them."""
+def draw(data: DataConfig, load: Callable[[str], list[str]] | None = None) -> Draw:
+    """The drawn instructions, and the generator after them; ``load`` gives a set's instructions by its name."""
 
-    def load(name: str) -> list[str]:
+    def of_set(name: str) -> list[str]:
         return [row["instruction"] for row in rows_of(name, data)]
 
-    return draw_instructions(data.root, data.n_train, data.n_val, data.seed, labels=data.labels, load=load)
+    return draw_instructions(data.root, data.n_train, data.n_val, data.seed, labels=data.labels, load=load or of_set)
 
 
 def categories_of(data: DataConfig, instructions: Sequence[str]) -> list[str]:
@@ -75,8 +88,15 @@ def drawn_sets(model: ChatModel, data: DataConfig) -> dict[str, PromptSet]:
     Each set's own name has the label that stands in the place of harmful or harmless.
     """
     first, second = data.labels
+    whole: dict[str, list[str]] = {}
+
+    def load(name: str) -> list[str]:
+        whole[name] = [row["instruction"] for row in rows_of(name, data)]
+        return whole[name]
+
     sets = {}
-    for role, instructions in draw(data).sets().items():
+    for role, instructions in draw(data, load).sets().items():
         kind, split = role.split("_")
-        sets[role] = prompt_set(f"{first if kind == 'harmful' else second}_{split}", instructions, model)
+        name = f"{first if kind == 'harmful' else second}_{split}"
+        sets[role] = prompt_set(name, instructions, model, whole[name])
     return sets

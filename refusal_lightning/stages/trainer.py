@@ -17,6 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from refusal_lightning.config import TrainerConfig
 from refusal_lightning.data.work import WorkDataModule
 from refusal_lightning.errors import UserError
+from refusal_lightning.modules.base import ModelModule
 
 # Lightning sets its loggers up when it is imported; its notes on devices and products are not the user's results.
 for _name in ("lightning.pytorch", "lightning.fabric"):
@@ -26,6 +27,7 @@ for _message in (
     ".*srun.*command is available.*",
     ".*infer the batch indices.*",  # batches carry their own row numbers
     ".*LeafSpec.*is deprecated.*",
+    ".*overridden `transfer_batch_to_device`.*",  # the model knows where its embedding is
 ):
     warnings.filterwarnings("ignore", message=_message)
 
@@ -70,8 +72,16 @@ def build_trainer(config: TrainerConfig, callbacks: Sequence[Callback] = ()) -> 
 def run_predict(
     config: TrainerConfig, module: L.LightningModule, work: WorkDataModule, callbacks: Sequence[Callback]
 ) -> bool:
-    """Run one predict loop over the work, on all processes, and wait for all. True on global rank 0."""
+    """Run one predict loop over the work, on all processes, and wait for all. True on global rank 0.
+
+    Raises UserError where each process would have a copy of a model that is to be spread over the devices.
+    """
     trainer = build_trainer(config, callbacks)
+    if isinstance(module, ModelModule) and module.model.device_map is not None and trainer.world_size > 1:
+        raise UserError(
+            f"model.device_map spreads one copy of the model, and trainer.devices and num_nodes ask for "
+            f"{trainer.world_size} processes with a copy each; use one or the other"
+        )
     trainer.predict(module, datamodule=work, return_predictions=False)
     trainer.strategy.barrier()
     return bool(trainer.is_global_zero)
