@@ -1,0 +1,66 @@
+"""Exactly one beginning-of-sequence token, as the tokenizer would put it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+from refusal_lightning.doctor.finding import Finding
+from refusal_lightning.doctor.material import PROBES, Material
+from refusal_lightning.doctor.own_template import own_template_text, render_own
+
+
+def check_beginning(material: Material) -> Finding:
+    """Prompts that do not begin with exactly one BOS token, or hold further ones.
+
+    Where BOS is also what opens a turn (`<|im_start|>` of some models), the tokenizer's own template says how many a
+    prompt has. Where the tokenizer neither puts one before plain text nor has it in its template, none is right.
+    """
+    tokenizer = material.chat.tokenizer
+    bos = tokenizer.bos_token_id
+    prompts = [*material.probes, *material.prompts]
+    if bos is None:
+        return Finding("beginning", "the tokenizer has no BOS token, so no prompt begins with one", 0.0, 0.0, "ok")
+    own, adds = _own_count(material, bos), _adds_one(tokenizer, bos)
+    wanted = 1 if own or adds else 0
+    turns = bos in material.chat.eoi_ids  # the generation prompt brings one too
+
+    def wrong(ids: list[int]) -> bool:
+        leading = next((i for i, token in enumerate(ids) if token != bos), len(ids))
+        if turns:  # further ones open turns, but none follows another
+            return leading != 1 or ids.count(bos) > own > 0 or (bos, bos) in pairwise(ids)
+        return leading != wanted or ids.count(bos) != wanted
+
+    figure = sum(map(wrong, prompts))
+    name = "beginning"
+    compared = f"prompts of {len(prompts)} without exactly {wanted} BOS token ({tokenizer.bos_token!r}" + (
+        ", which opens turns too)" if turns else ")"
+    )
+    if not figure:
+        return Finding(name, compared, 0.0, 0.0, "ok")
+    most = max(prompt.count(bos) for prompt in prompts)
+    if adds and not most and own == 0 and own_template_text(tokenizer):
+        advice = (
+            "the tokenizer puts BOS before plain text and its chat template does not: see the model's card for which "
+            "it was trained with; a family in model.family adds it"
+        )
+        return Finding(name, compared, float(figure), 0.0, "warn", advice)
+    advice = (
+        f"a prompt has up to {most} BOS tokens, so the model reads what it was not trained on. A template must not "
+        "spell BOS out beside the tokenizer's own, and no instruction may hold it: mend the template or the prompts"
+    )
+    return Finding(name, compared, float(figure), 0.0, "fail", advice)
+
+
+def _adds_one(tokenizer: Any, bos: int) -> bool:
+    """Whether the tokenizer puts BOS before plain text."""
+    return bool(tokenizer("a")["input_ids"][:1] == [bos])
+
+
+def _own_count(material: Material, bos: int) -> int:
+    """BOS tokens of a prompt as the tokenizer's own template has it; 0 without a template, or where it fails."""
+    tokenizer = material.chat.tokenizer
+    if not own_template_text(tokenizer):
+        return 0
+    text, _ = render_own(tokenizer, material.chat.identity.get("system_prompt"), PROBES[0])
+    return 0 if text is None else int(tokenizer(text, add_special_tokens=False)["input_ids"].count(bos))
