@@ -7,6 +7,7 @@ from collections.abc import Callable
 from refusal_lightning.doctor.ablation import check_ablation
 from refusal_lightning.doctor.batch import check_batch
 from refusal_lightning.doctor.beginning import check_beginning
+from refusal_lightning.doctor.continuation import check_continuation
 from refusal_lightning.doctor.eoi import check_eoi
 from refusal_lightning.doctor.finding import Finding, Verdict
 from refusal_lightning.doctor.hooks import check_hooks
@@ -28,7 +29,11 @@ PROMPT_CHECKS: dict[str, Check] = {
 }
 """By name; these need no weights."""
 
-ROUNDING_CHECKS: dict[str, Check] = {"padding": check_padding, "batch": check_batch}
+ROUNDING_CHECKS: dict[str, Check] = {
+    "padding": check_padding,
+    "batch": check_batch,
+    "continuation": check_continuation,
+}
 """These run the model, and are run in float32 too where another dtype is chosen."""
 
 MODEL_CHECKS: dict[str, Check] = {

@@ -33,7 +33,7 @@ def check_beginning(material: Material) -> Finding:
 
     figure = sum(map(wrong, prompts))
     name = "beginning"
-    compared = f"prompts of {len(prompts)} without exactly {wanted} BOS token ({tokenizer.bos_token!r}" + (
+    compared = f"prompts, out of {len(prompts)}, without exactly {wanted} BOS token ({tokenizer.bos_token!r}" + (
         ", which opens turns too)" if turns else ")"
     )
     if not figure:

@@ -16,7 +16,7 @@ def check_eoi(material: Material) -> Finding:
         return sum(prompt[-len(eoi) :] != eoi for prompt in prompts)
 
     figure = differing(chat.eoi_ids)
-    name, compared = "eoi", f"prompts of {len(prompts)} that do not end with the {chat.n_positions} eoi ids"
+    name, compared = "eoi", f"prompts, out of {len(prompts)}, that do not end with the {chat.n_positions} eoi ids"
     if not figure:
         return Finding(name, compared, 0.0, 0.0, "ok")
     fixed = eoi_token_ids(chat.template, chat.tokenizer)

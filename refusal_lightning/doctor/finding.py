@@ -30,7 +30,7 @@ class Finding:
         # Shares and counts as they are, rounding errors as powers of ten.
         figure = "-" if self.figure is None else _short(self.figure)
         sign = ">=" if self.at_least else "<="
-        line = f"{self.verdict:<4}  {self.name:<19}{figure:>8} {sign} {_short(self.bound):<8} {self.compared}"
+        line = f"{self.verdict:<4}  {self.name:<23}{figure:>8} {sign} {_short(self.bound):<8} {self.compared}"
         return "\n".join([line, *(f"      {more}" for more in (self.advice, *self.detail) if more)])
 
 

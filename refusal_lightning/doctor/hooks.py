@@ -11,6 +11,7 @@ from torch import Tensor
 from refusal_lightning.doctor.bounds import pass_bound
 from refusal_lightning.doctor.finding import Finding
 from refusal_lightning.doctor.material import Material
+from refusal_lightning.doctor.readings import relative_change
 from refusal_lightning.interventions import Intervention, ablation, addition, intervene, skip_blocks
 from refusal_lightning.models.tokens import left_pad
 
@@ -34,7 +35,7 @@ def check_hooks(material: Material) -> Finding:
         _failing_pass(material, prompt, addition(vector, middle, 1.0))
     left = count_hooks(bridge)
     # A hook that is left may raise again, so the model is read only where none is.
-    changed = 0.0 if left else float((_logits(material, prompt) - before).norm() / before.norm())
+    changed = 0.0 if left else relative_change(_logits(material, prompt), before)
     if n_before:
         advice = f"{n_before} hooks were on the model before any was set: something else in this process holds it"
     elif left or not changed <= pass_bound(material.dtype, n_layers):
@@ -64,7 +65,7 @@ def count_hooks(bridge: Any) -> int:
 def _logits(material: Material, prompt: list[int]) -> Float[Tensor, " vocab"]:
     ids, mask = (t.to(material.device) for t in left_pad([prompt]))
     logits: Tensor = material.bridge(ids, attention_mask=mask, use_cache=False, logits_to_keep=1)[0, -1]
-    return logits.double().nan_to_num(neginf=0.0)  # a vocabulary's unused end may be masked
+    return logits.float()
 
 
 def _failing_pass(material: Material, prompt: list[int], change: Intervention) -> None:

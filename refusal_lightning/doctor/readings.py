@@ -42,16 +42,16 @@ def difference(one: Reading, other: Reading) -> float:
     The larger of two: the change of the logits, and the largest change of an activation vector, in its own norm.
     """
     vectors = (one.resid_pre - other.resid_pre).norm(dim=-1) / other.resid_pre.norm(dim=-1).clamp(min=1e-30)
-    return float(torch.stack([vectors.max(), torch.tensor(logit_difference(one, other))]).max())
+    return float(torch.stack([vectors.max(), torch.tensor(relative_change(one.logits, other.logits))]).max())
 
 
-def logit_difference(one: Reading, other: Reading) -> float:
-    """The norm of the logits' change, relative to that of the other one's logits; both about their means.
+def relative_change(logits: Float[Tensor, " vocab"], others: Float[Tensor, " vocab"]) -> float:
+    """The norm of the logits' change, relative to that of the other ones; both about their means.
 
     A constant added to all logits means nothing. Not the largest change of a single logit: in half precision the
     largest of 100,000 rounding errors is as large as a fault.
     """
     # A vocabulary's unused end may be masked with -inf, in both alike.
-    same = one.logits.isneginf() & other.logits.isneginf()
-    change, size = (one.logits - other.logits)[~same].double(), other.logits[~same].double()
+    same = logits.isneginf() & others.isneginf()
+    change, size = (logits - others)[~same].double(), others[~same].double()
     return float((change - change.mean()).norm() / (size - size.mean()).norm())

@@ -25,7 +25,7 @@ def check_refusal(material: Material) -> Finding:
     first = torch.stack([reading.logits.double() for reading in material.alone]).softmax(-1)
     harmful, harmless = (float(part[:, tokens].sum(-1).mean()) for part in (first[:split], first[split:]))
     texts = ", ".join(repr(chat.tokenizer.decode([token])) for token in tokens)
-    compared = f"{compared} that {texts} cover (harmless: {harmless:.2g})"
+    compared = f"{compared}, of {texts} (on harmless ones: {harmless:.2g})"
     likeliest = torch.topk(first[:split].mean(0), 3)
     instead = ", ".join(
         f"{chat.tokenizer.decode([token])!r} {share:.0%}"

@@ -10,7 +10,7 @@ from patients import likely_tokens
 
 from refusal_lightning.cli import main
 from refusal_lightning.data import draw_instructions
-from refusal_lightning.doctor import MODEL_CHECKS, PROMPT_CHECKS, Material
+from refusal_lightning.doctor import MODEL_CHECKS, PROMPT_CHECKS, ROUNDING_CHECKS, Material
 from refusal_lightning.doctor import memory as memory_check
 from refusal_lightning.doctor.memory import host_free_memory
 from refusal_lightning.models import load_chat_model
@@ -66,8 +66,10 @@ def test_a_failed_check_is_exit_status_1(config, tmp_path, capsys):
 def test_half_precision_is_compared_with_float32(config, capsys):
     assert main(["doctor", "--config", config("bfloat16")]) == 0
     output = capsys.readouterr().out
-    for name in ("padding, bfloat16", "batch, bfloat16", "padding, float32", "batch, float32", "precision"):
-        assert f"ok    {name}" in output
+    for name in ROUNDING_CHECKS:
+        assert f"ok    {name}, bfloat16" in output
+        assert f"ok    {name}, float32" in output
+    assert "ok    precision" in output
 
 
 @pytest.mark.parametrize("free", [1000, None])

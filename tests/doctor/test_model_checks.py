@@ -14,13 +14,14 @@ import torch
 from patients import sound
 from tiny_models import ARCHITECTURES
 
-from refusal_lightning.doctor import MODEL_CHECKS, PROMPT_CHECKS, ROUNDING_CHECKS, Finding, Material
+from refusal_lightning.doctor import MODEL_CHECKS, PROMPT_CHECKS, Finding, Material
 from refusal_lightning.doctor import ablation as ablation_check
+from refusal_lightning.doctor import continuation as continuation_check
 from refusal_lightning.doctor import hooks as hooks_check
 from refusal_lightning.doctor.bounds import judge_prompts, pass_bound
 from refusal_lightning.doctor.hooks import count_hooks
 from refusal_lightning.doctor.precision import check_precision
-from refusal_lightning.doctor.readings import Reading, difference, logit_difference
+from refusal_lightning.doctor.readings import Reading, difference, relative_change
 from refusal_lightning.interventions import Intervention, ablation, skip_blocks
 
 
@@ -60,7 +61,7 @@ def forget(material: Material, change: Any) -> None:
 
 @pytest.mark.parametrize("arch", ["llama", "gemma2", "gpt_neox"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ROUNDING_CHECKS)
+@pytest.mark.parametrize("name", ["padding", "batch"])
 def test_a_dropped_attention_mask(tiny_folder, arch, dtype, name):
     material = sound(tiny_folder(arch), dtype=dtype)
     forget(material, lambda forward, ids, more: forward(ids, **{**more, "attention_mask": torch.ones_like(ids)}))
@@ -68,6 +69,16 @@ def test_a_dropped_attention_mask(tiny_folder, arch, dtype, name):
     assert finding.verdict == "fail"
     assert figure(finding) > finding.bound
     assert "batch" in finding.advice
+
+
+@pytest.mark.parametrize("arch", ["llama", "gpt_neox"])
+def test_a_cache_that_is_forgotten(tiny_folder, monkeypatch, arch):
+    """The shared beginning's keys and values get lost; a long system message makes the beginning worth sharing."""
+    material = sound(tiny_folder(arch), system_prompt="You help people who walk in the garden.")
+    assert run("continuation", material).verdict == "ok"
+    assert "continued from 0" not in run("continuation", material).compared
+    monkeypatch.setattr(continuation_check, "prefix_pass", lambda model, prefix, rows: [])
+    assert run("continuation", material).verdict == "fail"
 
 
 def test_rows_that_mix(patient):
@@ -86,7 +97,7 @@ def test_nan_is_never_green(patient):
     forget(material, lambda forward, ids, more: forward(ids, **more) * (math.nan if len(ids) > 1 else 1.0))
     finding = run("batch", material)
     assert finding.verdict == "fail"
-    assert math.isnan(finding.figure)
+    assert math.isnan(figure(finding))
 
 
 def test_a_write_that_no_hook_sees(patient):
@@ -237,8 +248,8 @@ def test_difference_is_relative_and_knows_nan():
     one = _reading(0)
     assert difference(one, one) == 0
     shifted = replace(one, logits=one.logits + 5)
-    assert logit_difference(shifted, one) < 1e-6  # a constant changes no probability
-    assert logit_difference(replace(one, logits=one.logits * 1.1), one) == pytest.approx(0.1, rel=1e-4)
+    assert relative_change(shifted.logits, one.logits) < 1e-6  # a constant changes no probability
+    assert relative_change(one.logits * 1.1, one.logits) == pytest.approx(0.1, rel=1e-4)
     longer = one.resid_pre.clone()
     longer[2, 1] *= 1.5
     assert difference(replace(one, resid_pre=longer), one) == pytest.approx(0.5, rel=1e-4)
@@ -279,7 +290,7 @@ def test_precision(patient, tiny_folder):
 
 def test_a_finding_is_a_line_and_what_to_do():
     sound_one = Finding("padding, float32", "this and that", 1.5e-7, 1e-4, "ok").text()
-    assert sound_one == "ok    padding, float32    1.5e-07 <= 1.0e-04  this and that"
+    assert sound_one == "ok    padding, float32        1.5e-07 <= 1.0e-04  this and that"
     lines = Finding("refusal tokens", "a share", None, 0.5, "warn", "do this", True, ("- a", "+ b")).text().splitlines()
     assert lines[1:] == ["      do this", "      - a", "      + b"]
     assert lines[0].index(">=") == sound_one.index("<=")
