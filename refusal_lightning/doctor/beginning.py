@@ -26,10 +26,9 @@ def check_beginning(material: Material) -> Finding:
     turns = bos in material.chat.eoi_ids  # the generation prompt brings one too
 
     def wrong(ids: list[int]) -> bool:
-        leading = next((i for i, token in enumerate(ids) if token != bos), len(ids))
-        if turns:  # further ones open turns, but none follows another
-            return leading != 1 or ids.count(bos) > own > 0 or (bos, bos) in pairwise(ids)
-        return leading != wanted or ids.count(bos) != wanted
+        if turns:  # further ones open turns, as many as in the tokenizer's own rendering, and none follows another
+            return ids[0] != bos or ids.count(bos) > own > 0 or (bos, bos) in pairwise(ids)
+        return ids.count(bos) != wanted or bos in ids[wanted:]
 
     figure = sum(map(wrong, prompts))
     name = "beginning"

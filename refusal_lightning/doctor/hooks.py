@@ -65,7 +65,7 @@ def count_hooks(bridge: Any) -> int:
 def _logits(material: Material, prompt: list[int]) -> Float[Tensor, " vocab"]:
     ids, mask = (t.to(material.device) for t in left_pad([prompt]))
     logits: Tensor = material.bridge(ids, attention_mask=mask, use_cache=False, logits_to_keep=1)[0, -1]
-    return logits.float()
+    return logits.float().cpu()
 
 
 def _failing_pass(material: Material, prompt: list[int], change: Intervention) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-import torch
-
 from refusal_lightning.doctor.finding import Finding
 from refusal_lightning.doctor.material import Material
 from refusal_lightning.doctor.own_template import own_template_text
@@ -32,8 +30,7 @@ def check_thinking(material: Material) -> Finding:
     end = chat.tokenizer.decode(chat.eoi_ids)
     opened, closed = _last(_OPENS, end), _last(_CLOSES, end)
     ids, mask = (t.to(material.device) for t in left_pad(material.probes))
-    with torch.inference_mode():
-        answers = decode_greedily(material.bridge.original_model, ids, mask, set(chat.stop_ids), _TOKENS)
+    answers = decode_greedily(material.bridge.original_model, ids, mask, set(chat.stop_ids), _TOKENS)
     thinks = sum(_OPENS.match(chat.tokenizer.decode(answer).lstrip()) is not None for answer in answers)
     signs = [
         text

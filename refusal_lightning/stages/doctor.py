@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from refusal_lightning.config import DataConfig, DoctorConfig, ModelConfig, TrainerConfig
 from refusal_lightning.data import draw_instructions
+from refusal_lightning.errors import UserError
 from refusal_lightning.files import writable_folder
 from refusal_lightning.models import ChatModel, load_chat_model
 from refusal_lightning.stages.console import is_main_process, say
@@ -28,6 +29,8 @@ def doctor(model: ModelConfig, data: DataConfig, trainer: TrainerConfig, doctor:
     if not is_main_process():
         return 0
     if doctor.out is not None:
+        if Path(doctor.out).is_dir():
+            raise UserError(f"doctor.out: {doctor.out!r} is a folder; give a file's name")
         writable_folder(Path(doctor.out).parent, "doctor.out")
     started = time.perf_counter()
     chat = load_chat_model(**asdict(model))
@@ -74,6 +77,7 @@ def _examine(
     from refusal_lightning.doctor.precision import check_precision
 
     findings: list[Finding] = []
+    broken: list[str] = []
 
     def examine(name: str, check: Callable[[], Finding]) -> None:
         try:
@@ -82,22 +86,27 @@ def _examine(
         except Exception as error:  # a check that breaks is a finding too, and the others still have their say
             text = " ".join(str(error).split())[:300]
             advice = f"the check itself ended in {type(error).__name__}: {text}"
+            broken.append(name)
             finding = Finding(name, "could not be checked", None, 0.0, "fail", advice)
         findings.append(finding)
         say(finding.text())
 
     def in_chosen_dtype() -> tuple[list[Reading], int]:
-        """Run all checks; the readings of each prompt alone, and the number of weights. The copy goes at the end."""
+        """Run all checks. Returns what is to be compared with float32, if anything, and the number of weights.
+
+        The model itself is let go at the end.
+        """
         material = Material(replace(chat), device, harmful, harmless)
         for name, check in PROMPT_CHECKS.items():
             examine(name, lambda: check(material))  # noqa: B023
         n_weights = sum(p.numel() for p in material.bridge.original_model.parameters())
         for name, check in MODEL_CHECKS.items():
             examine(name, lambda: check(material))  # noqa: B023
-        return material.alone, n_weights
+        compare = chat.dtype != "float32" and not broken
+        return (material.alone if compare else []), n_weights
 
     chosen, n_weights = in_chosen_dtype()
-    if chat.dtype == "float32":
+    if not chosen:
         return findings
     gc.collect()
     if torch.cuda.is_available():

@@ -22,7 +22,8 @@ def material(chat: ChatModel) -> Material:
         [chat.encode(row["instruction"]) for row in instructions(kind, "train", N_PROMPTS)]
         for kind in ("harmful", "harmless")
     )
-    return Material(replace(chat, _bridge=None), "cpu", harmful, harmless)
+    own = replace(chat, _bridge=None, refusal_ids=list(chat.refusal_ids), stop_ids=list(chat.stop_ids))
+    return Material(own, "cpu", harmful, harmless)
 
 
 def sound(folder: Path, **settings: Any) -> Material:

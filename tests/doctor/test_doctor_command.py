@@ -93,15 +93,27 @@ def test_a_check_that_breaks_is_a_finding(config, capsys, monkeypatch):
     assert verdicts(output).count("ok") == len(NAMES) - 1
 
 
+def test_a_model_that_does_not_run_is_failed_checks(config, capsys, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no such kernel")
+
+    path = config("bfloat16")
+    monkeypatch.setattr("refusal_lightning.doctor.material.read", broken)
+    assert main(["doctor", "--config", path]) == 1
+    output = capsys.readouterr().out
+    assert verdicts(output) == ["ok"] * 4 + ["fail"] * 3 + ["ok", "fail", "ok", "fail", "ok"]
+
+
 def test_mistakes_are_exit_status_2(config, tmp_path, capsys):
     path = config()
     (tmp_path / "file").write_text("")
     assert main(["doctor", "--config", path, "--doctor.out", str(tmp_path / "file" / "x.json")]) == 2
+    assert main(["doctor", "--config", path, "--doctor.out", str(tmp_path)]) == 2
     assert main(["doctor", "--config", path, "--doctor.n_prompts", "0"]) == 2
     assert main(["doctor", "--config", path, "--data.n_train", "999"]) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert [key in line for key, line in zip(("doctor.out", "doctor.n_prompts", "data.n_train"), errors, strict=True)]
-    assert len(errors) == 3
+    keys = ("doctor.out", "doctor.out", "doctor.n_prompts", "data.n_train")
+    assert all(key in line for key, line in zip(keys, errors, strict=True))
 
 
 def test_free_memory_minds_limits(tmp_path):

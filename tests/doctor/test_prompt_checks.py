@@ -46,6 +46,12 @@ def test_a_beginning_added_by_the_tokenizer_too(patient):
     assert (finding.verdict, finding.figure) == ("fail", len(doubled))
 
 
+def test_a_beginning_that_is_not_at_the_beginning(patient):
+    fresh = patient()
+    moved = [[*prompt[1:3], prompt[0], *prompt[3:]] for prompt in fresh.harmful]
+    assert run("beginning", Material(fresh.chat, "cpu", moved, fresh.harmless)).figure == len(moved)
+
+
 def test_an_instruction_that_holds_a_beginning(patient):
     fresh = patient()
     prompts = [fresh.chat.encode("What does <s> mean?"), fresh.chat.encode("What does it mean?")]
@@ -68,6 +74,9 @@ def test_a_beginning_that_opens_turns(tmp_path):
     assert run("beginning", sound).verdict == "ok"
     assert "opens turns" in run("beginning", sound).compared
     assert run("beginning", doubled).verdict == "fail"
+    prompt = sound.harmful[0]
+    wrong = [prompt[1:], sound.chat.encode("What does <s> mean?"), [prompt[0], *prompt]]
+    assert [run("beginning", Material(sound.chat, "cpu", [ids], [prompt])).figure for ids in wrong] == [1, 1, 1]
 
 
 def test_no_bos_token_at_all(patient):
