@@ -72,11 +72,20 @@ def test_a_beginning_that_opens_turns(tmp_path):
     (tmp_path / "doubled").mkdir()
     sound, doubled = with_template(tmp_path, template), with_template(tmp_path / "doubled", "<s>" + template)
     assert run("beginning", sound).verdict == "ok"
-    assert "opens turns" in run("beginning", sound).compared
+    assert "marks turns" in run("beginning", sound).compared
     assert run("beginning", doubled).verdict == "fail"
     prompt = sound.harmful[0]
     wrong = [prompt[1:], sound.chat.encode("What does <s> mean?"), [prompt[0], *prompt]]
     assert [run("beginning", Material(sound.chat, "cpu", [ids], [prompt])).figure for ids in wrong] == [1, 1, 1]
+
+
+def test_a_beginning_that_only_ends_turns(tmp_path):
+    """As in tokenizers whose one control token is the beginning and the end of everything."""
+    template = TURNS.replace("<s>", "").replace("<|end|>", "<s>") + "{% if add_generation_prompt %}answer:{% endif %}"
+    sound = with_template(tmp_path, template)
+    assert run("beginning", sound).verdict == "ok"
+    led = [[sound.chat.tokenizer.bos_token_id, *prompt] for prompt in sound.harmful]
+    assert run("beginning", Material(sound.chat, "cpu", led, sound.harmless)).figure == len(led)
 
 
 def test_no_bos_token_at_all(patient):
