@@ -304,6 +304,20 @@ class AnalyzeConfig:
 
 
 @dataclass
+class DoctorConfig:
+    """The doctor: checks of the model before any number is reported."""
+
+    n_prompts: int = 8
+    """Training instructions of each kind (harmful, harmless) to check with, the first ones drawn."""
+    out: str | None = None
+    """JSON file to write the findings to (default: none is written)."""
+
+    def __post_init__(self) -> None:
+        _positive("doctor.n_prompts", self.n_prompts)
+        _require(self.out is None or bool(self.out.strip()), "doctor.out", self.out, "a file's name")
+
+
+@dataclass
 class RunsConfig:
     """Where results are written."""
 

@@ -15,7 +15,7 @@ from refusal_lightning.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand. Returns the exit status: 0, 2 for a user's mistake, 1 for anything else."""
+    """Run one subcommand. Returns the exit status: 0 or the command's own, 2 for a user's mistake, 1 for the rest."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
@@ -27,8 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         command, rest = _command(arguments)
-        _run(command, parse(command, rest))
-        return 0
+        return _run(command, parse(command, rest))
     except UserError as error:
         if debug:
             traceback.print_exc()
@@ -56,7 +55,7 @@ def _command(arguments: Sequence[str]) -> tuple[str, list[str]]:
     raise UserError(f"unknown command {arguments[0]!r}{hint}")
 
 
-def _run(command: str, arguments: dict[str, Any]) -> None:
+def _run(command: str, arguments: dict[str, Any]) -> int:
     target = COMMANDS[command].target
     if command == "select":
         scores, as_json = arguments.pop("from_scores"), arguments.pop("json")
@@ -65,7 +64,8 @@ def _run(command: str, arguments: dict[str, Any]) -> None:
             arguments = {"path": scores, "config": arguments["select"], "as_json": as_json}
         elif as_json:
             raise UserError("--json goes with --from-scores")
-    load(target)(**arguments)
+    status = load(target)(**arguments)
+    return status if isinstance(status, int) else 0
 
 
 def _overview() -> str:

@@ -18,6 +18,7 @@ SECTIONS: dict[str, type] = {
     "evaluate": config.EvaluateConfig,
     "analyze": config.AnalyzeConfig,
     "judging": JudgeSettings,
+    "doctor": config.DoctorConfig,
 }
 """The sections of a configuration file, each a dataclass."""
 
@@ -27,7 +28,8 @@ class Command:
     """A subcommand and the function `module:name` that does it.
 
     A stage reads ``sections`` of a configuration file and its function takes them by name. A tool has no sections:
-    its function's own parameters are its arguments, or the fields of ``settings``, the dataclass it takes.
+    its function's own parameters are its arguments, or the fields of ``settings``, the dataclass it takes. A function
+    that returns a number gives the exit status.
     """
 
     help: str
@@ -56,6 +58,11 @@ COMMANDS = {
         "measure the candidates and the selected direction on the store's activations, without the model",
         "refusal_lightning.stages.analyze:analyze",
         ("model", "data", "store", "runs", "cache", "select", "analyze"),
+    ),
+    "doctor": Command(
+        "check the model, its template and its tokens before any number is reported",
+        "refusal_lightning.stages.doctor:doctor",
+        ("model", "data", "trainer", "doctor"),
     ),
     "data prepare": Command(
         "build the paper's datasets from their public sources",

@@ -25,6 +25,11 @@ _PROBES = (
 )
 
 
+# Templates that know a setting look at it. Thinking: off. The date: Llama 3.1's own fallback instead of today's, which
+# would make other prompts, and another store, every day.
+_SETTINGS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+
+
 @dataclass(frozen=True)
 class ChatTemplate:
     """Renders instructions for one model.
@@ -88,8 +93,7 @@ def tokenizer_template(
     unknown = [name for name in options if not re.search(rf"\b{re.escape(name)}\b", str(tokenizer.chat_template))]
     if unknown:
         raise UserError(f"model.template_options: the chat template of {model_name!r} has no {unknown[0]!r}; remove it")
-    # Templates that know the switch write an empty thought; others do not look at it.
-    options = {"enable_thinking": False, **options}
+    options = {**_SETTINGS, **options}
     system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
 
     def render(instruction: str) -> str:

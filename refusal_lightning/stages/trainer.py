@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
@@ -67,6 +68,11 @@ def build_trainer(config: TrainerConfig, callbacks: Sequence[Callback] = ()) -> 
         return L.Trainer(callbacks=[*callbacks, _StopOnSigterm()], **arguments)
     except Exception as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def main_device(config: TrainerConfig) -> torch.device:
+    """The device that this process's predict loops run on."""
+    return build_trainer(config).strategy.root_device
 
 
 def run_predict(

@@ -1,0 +1,79 @@
+"""Ablation leaves nothing of the direction anywhere in the stream, whatever norms follow attention and MLP."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from refusal_lightning.doctor.bounds import projection_bound
+from refusal_lightning.doctor.finding import Finding
+from refusal_lightning.doctor.material import Material
+from refusal_lightning.interventions import BASELINE, Intervention, ablation, capture_residuals, intervene
+from refusal_lightning.models.tokens import left_pad
+
+_POINTS = ("resid_pre", "resid_mid", "resid_post")
+_FINAL = "ln_final.hook_in"
+
+
+def check_ablation(material: Material) -> Finding:
+    """The stream's projection on an ablated direction: all blocks, the final residual, all tokens of all prompts.
+
+    The direction is the mean difference of the prompts at the last position, in the middle of the model.
+    """
+    layer = material.chat.n_layers // 2
+    ends = torch.stack([reading.resid_pre[layer, -1].double() for reading in material.alone])
+    split = len(material.harmful)
+    direction = ends[:split].mean(0) - ends[split:].mean(0)
+    before = _projection(material, direction, BASELINE)
+    figure = _projection(material, direction, ablation(direction))
+    bound = projection_bound(material.dtype, material.chat.n_layers)
+    advice = ""
+    if not figure <= bound:
+        advice = (
+            "an ablated direction comes back: a hook sits where a later norm or bias brings it in again, or a block "
+            "writes to the stream unseen. Figures under ablation would be wrong; use another version of "
+            "TransformerLens or another model, and report it with the architecture"
+        )
+    elif before <= bound:
+        advice = "the direction was not in the stream to begin with, so this says nothing; give more prompts"
+    return Finding(
+        "ablation",
+        f"largest projection on an ablated direction, relative to the stream ({before:.2g} before it is ablated)",
+        figure,
+        bound,
+        "fail" if not figure <= bound else "warn" if advice else "ok",
+        advice,
+    )
+
+
+def _projection(material: Material, direction: Float[Tensor, " d_model"], intervention: Intervention) -> float:
+    """The largest |x.r| under an intervention, relative to the largest norm of the stream at that token.
+
+    Rounding is relative to the largest stream on the way: a massive activation that a late block removes leaves its
+    rounding behind.
+    """
+    bridge, n_layers = material.bridge, material.chat.n_layers
+    unit = (direction / direction.norm()).to(material.device)
+    ids, mask = (t.to(material.device) for t in left_pad(material.prompts))
+
+    def along(x: Float[Tensor, "prompt token d_model"]) -> Float[Tensor, "2 prompt token"]:
+        wide = x.double()
+        return torch.stack([(wide @ unit).abs(), wide.norm(dim=-1)])
+
+    # Where attention and MLP run side by side there is no middle.
+    points = [point for point in _POINTS if f"blocks.0.hook_{point}" in bridge.hook_dict]
+    final: list[Tensor] = []
+
+    def keep(x: Tensor, hook: object) -> None:
+        final.append(along(x))
+
+    last = [(_FINAL, keep)] if _FINAL in bridge.hook_dict else []
+    with (
+        intervene(bridge, intervention),
+        capture_residuals(bridge, points, range(n_layers), along) as captured,
+        bridge.hooks(fwd_hooks=last),
+    ):
+        bridge(ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
+    seen = torch.stack([*captured.values(), *final])[..., mask.bool()]
+    return float((seen[:, 0].amax(0) / seen[:, 1].amax(0)).max())

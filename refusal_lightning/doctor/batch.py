@@ -1,0 +1,37 @@
+"""Alone or among others: the same prompt gives the same."""
+
+from __future__ import annotations
+
+from refusal_lightning.doctor.bounds import judge_prompts, pass_bound
+from refusal_lightning.doctor.finding import Finding
+from refusal_lightning.doctor.material import Material
+from refusal_lightning.doctor.padding import worst
+from refusal_lightning.doctor.readings import difference, read
+
+
+def check_batch(material: Material) -> Finding:
+    """Every prompt alone, against itself in one left-padded batch of all."""
+    chat = material.chat
+    together = read(material.bridge, material.prompts, chat.n_positions)
+    figures = [difference(one, alone) for one, alone in zip(together, material.alone, strict=True)]
+    bound = pass_bound(material.dtype, chat.n_layers)
+    verdict = judge_prompts(figures, bound, material.dtype)
+    return Finding(
+        f"batch, {chat.dtype}",
+        f"{len(figures)} prompts, each alone and in a batch of {len(figures)}: logits and resid_pre, relative",
+        worst(figures),
+        bound,
+        verdict,
+        _advice(verdict, chat.dtype),
+    )
+
+
+def _advice(verdict: str, dtype: str) -> str:
+    if verdict == "ok":
+        return ""
+    if verdict == "warn":
+        return f"only few prompts are over: {dtype} rounds them to another side; model.dtype: float32 is steadier"
+    return (
+        "the other prompts of a batch change this model's results. If `padding` fails too, mind its advice; else "
+        "something in the model mixes rows: use batch sizes of 1 (cache, select, evaluate), and report it"
+    )

@@ -1,0 +1,48 @@
+"""Padded or not: the same prompt gives the same."""
+
+from __future__ import annotations
+
+from refusal_lightning.doctor.bounds import judge_prompts, pass_bound
+from refusal_lightning.doctor.finding import Finding
+from refusal_lightning.doctor.material import Material
+from refusal_lightning.doctor.readings import difference, read
+
+PADS = 7
+"""Tokens of padding: few enough for any context, and odd, so that an off-by-one in positions shows."""
+
+
+def check_padding(material: Material) -> Finding:
+    """Every prompt alone, against itself behind padding (still alone, so that padding is all that differs)."""
+    chat = material.chat
+    context = chat.context or max(map(len, material.prompts)) + PADS
+    pairs = zip(material.prompts, material.alone, strict=True)
+    figures = [
+        difference(read(material.bridge, [prompt], chat.n_positions, pads=min(PADS, context - len(prompt)))[0], alone)
+        for prompt, alone in pairs
+    ]
+    bound = pass_bound(material.dtype, chat.n_layers)
+    verdict = judge_prompts(figures, bound, material.dtype)
+    return Finding(
+        f"padding, {chat.dtype}",
+        f"{len(figures)} prompts, each alone and behind {PADS} tokens of padding: logits and resid_pre, relative",
+        worst(figures),
+        bound,
+        verdict,
+        _advice(verdict, chat.dtype),
+    )
+
+
+def worst(figures: list[float]) -> float:
+    """The largest figure; NaN if there is one."""
+    return max(figures, key=lambda figure: (figure != figure, figure))
+
+
+def _advice(verdict: str, dtype: str) -> str:
+    if verdict == "ok":
+        return ""
+    if verdict == "warn":
+        return f"only few prompts are over: {dtype} rounds them to another side; model.dtype: float32 is steadier"
+    return (
+        "padding changes this model's results: its code ignores the attention mask or the position ids. Use batch "
+        "sizes of 1 (cache, select, evaluate), or another version of transformers; report it with the architecture"
+    )
