@@ -26,6 +26,7 @@ def check_template(material: Material) -> Finding:
     own, reason = render_own(chat.tokenizer, chat.identity.get("system_prompt"), PROBES[0])
     if own is None:
         return Finding(name, compared, None, 0.0, "warn", f"the tokenizer's own chat template fails: {reason}")
+    own += chat.template.answer_prefix  # which is said by the configuration, and no difference of templates
     diff = _diff(own, chat.tokenizer.decode(chat.template.bos_ids) + chat.template.render(PROBES[0]))
     changed = sum(line[0] in "+-" for line in diff)
     if diff:

@@ -43,6 +43,8 @@ class ChatTemplate:
     render: Callable[[str], str]
     bos_ids: tuple[int, ...] = ()
     """Ids before those of the rendered text: the beginning of sequence, where the text does not spell it."""
+    answer_prefix: str = ""
+    """What ``render`` puts after the template: the start of every answer."""
 
     def encode(self, tokenizer: Any, instruction: str, answer: str = "") -> list[int]:
         """Token ids of the prompt, with an answer's text after it; the tokenizer adds no special token of its own.
@@ -117,6 +119,7 @@ def with_answer_prefix(template: ChatTemplate, prefix: str) -> ChatTemplate:
         template,
         source=f"{template.source}, with an answer prefix",
         text=template.text + prefix,
+        answer_prefix=prefix,
         render=lambda instruction: template.render(instruction) + prefix,
     )
 

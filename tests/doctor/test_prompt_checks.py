@@ -180,6 +180,12 @@ def test_a_template_that_fails_with_us(tmp_path):
     assert "not today" in finding.advice
 
 
+def test_an_answer_prefix_is_no_difference(tmp_path):
+    saved = save_with_template(tmp_path, CHAT_TEMPLATE)
+    finding = run("template", material(load_chat_model(str(saved), refusal_tokens=["I"], answer_prefix="Sure: ")))
+    assert (finding.verdict, finding.figure) == ("ok", 0.0)
+
+
 def test_a_template_with_todays_date(tmp_path):
     own = CHAT_TEMPLATE.replace("{{ bos_token }}", "{{ bos_token }}{{ strftime_now('%d %b %Y') }}\\n")
     finding = run("template", with_template(tmp_path, own))
