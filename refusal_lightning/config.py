@@ -99,8 +99,8 @@ class SetConfig:
 
 
 def _columns(key: str, columns: dict[str, str] | None) -> None:
-    unknown = set(columns or {}) - {"instruction", "category"}
-    _require(not unknown, f"{key}.columns", columns, "a mapping of instruction and category")
+    unknown = set(columns or {}) - {"instruction", "category", "text", "response"}
+    _require(not unknown, f"{key}.columns", columns, "a mapping of instruction and category (of texts: text, response)")
 
 
 @dataclass
@@ -270,11 +270,18 @@ class EvaluateConfig:
     """Prompts per generation batch."""
     judges: list[str] = field(default_factory=lambda: ["substring"])
     """Judges of the answers, side by side: substring (the paper's refusal phrases), llama_guard, strongreject."""
+    losses: list[str] = field(default_factory=lambda: ["alpaca_custom_completions"])
+    """Texts whose cross-entropy loss is measured: alpaca_custom_completions (the baseline's own answers to the harmless
+    sets), pile and alpaca (the paper's), files or Hub datasets with a text, or an instruction and its response."""
     loss_batch_size: int = 2
     """Texts per forward pass of the loss."""
+    loss_n_batches: int = 2048
+    """At most so many batches of each set: its first loss_batch_size x loss_n_batches texts."""
+    loss_max_tokens: int = 256
+    """Longest plain text, in tokens; the rest of it is cut off. Answers are scored whole."""
 
     def __post_init__(self) -> None:
-        for key in ("n_test", "max_new_tokens", "batch_size", "loss_batch_size"):
+        for key in ("n_test", "max_new_tokens", "batch_size", "loss_batch_size", "loss_n_batches", "loss_max_tokens"):
             _positive(f"evaluate.{key}", getattr(self, key))
         _require(bool(self.interventions), "evaluate.interventions", self.interventions, "a non-empty list")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+OWN_COMPLETIONS = "alpaca_custom_completions"
 INTERVENTIONS = {"baseline": "baseline", "ablation": "ablation", "actadd": "activation addition"}
 
 
@@ -91,7 +92,8 @@ def terminal_table(summary: Summary, folder: Path) -> str:
             )
             for i in shown
         ]
-        lines.append(f"{'CE loss, own harmless answers':<32}" + "".join(f"{value:>22}" for value in values))
+        label = "own harmless answers" if dataset == OWN_COMPLETIONS else dataset
+        lines.append(f"{f'CE loss, {label}':<32}" + "".join(f"{value:>22}" for value in values))
     chosen = summary.selected
     lines += ["", f"selected: position {chosen.get('position')}, layer {chosen.get('layer')}"]
     lines.append(f"results:  {folder}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -29,13 +28,11 @@ from refusal_lightning.report.summary import read_summary, terminal_table
 from refusal_lightning.stages.answers import Answer, generate_answers
 from refusal_lightning.stages.console import is_main_process, say
 from refusal_lightning.stages.files import digest, write_json
-from refusal_lightning.stages.losses import completion_losses
+from refusal_lightning.stages.loss_texts import OWN_COMPLETIONS, own_completions, read_loss_sets
+from refusal_lightning.stages.losses import loss_entry, text_losses
 from refusal_lightning.stages.model import open_model
 from refusal_lightning.stages.prompts import PromptSet, draw, plain_name, prompt_set, rows_of
 from refusal_lightning.stages.runs import RunFolder
-
-OWN_COMPLETIONS = "alpaca_custom_completions"
-"""The authors' key for the loss on the model's own answers to harmless instructions."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +76,7 @@ def evaluate(
         raise UserError(f"the direction in {run.path} was selected for another model or template; run `select` first")
     run.prepare()
     sets = evaluation_sets(chat, data, evaluate)
+    loss_sets = read_loss_sets(chat, data, evaluate)
     computed = 0
     answers: dict[tuple[str, str], list[Answer]] = {}
     for item in sets:
@@ -105,31 +103,29 @@ def evaluate(
             answers[item.prompts.name, name] = found
             computed += new
 
+    own = [
+        (instruction, answer.response)
+        for item in sets
+        if item.kind == "harmless" and OWN_COMPLETIONS in evaluate.losses and "baseline" in evaluate.interventions
+        for instruction, answer in zip(item.prompts.instructions, answers[item.prompts.name, "baseline"], strict=True)
+    ]
+    if own:
+        loss_sets[OWN_COMPLETIONS] = own_completions(chat, own)
     losses: dict[str, dict[str, Any]] = {}
-    harmless = [item for item in sets if item.kind == "harmless"]
-    if harmless and "baseline" in evaluate.interventions:
-        texts = [
-            (prompt, answer.response)
-            for item in harmless
-            for prompt, answer in zip(item.prompts.instructions, answers[item.prompts.name, "baseline"], strict=True)
-        ]
+    for dataset, texts in loss_sets.items():
         for name in evaluate.interventions:
             planned = plan(name, direction, layer, "harmful")
             key = digest([chat.identity, planned.depends_on, texts])
-            sums, new = completion_losses(
+            sums, new = text_losses(
                 chat,
                 trainer,
                 planned.intervention,
                 texts,
-                run.journal(f"loss-{name}", key),
+                run.journal(f"loss-{dataset}-{name}", key),
                 evaluate.loss_batch_size,
             )
             computed += new
-            n_tokens = sum(n for _, n in sums)
-            mean = math.fsum(loss for loss, _ in sums) / n_tokens if n_tokens else math.nan
-            losses[name] = {
-                OWN_COMPLETIONS: {"ce_loss": mean, "perplexity": math.exp(mean), "n_tokens": n_tokens},
-            }
+            losses.setdefault(name, {})[dataset] = loss_entry(sums)
     if not computed:
         say("evaluate: nothing to compute, all answers and losses are there")
     if not is_main_process():

@@ -1,7 +1,8 @@
-"""Loss on given answers under one intervention, continued from a journal."""
+"""Loss on given texts under one intervention, continued from a journal."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,27 +14,27 @@ from refusal_lightning.interventions import Intervention
 from refusal_lightning.models import ChatModel
 from refusal_lightning.models.tokens import left_pad, length_batches
 from refusal_lightning.stages.console import say
+from refusal_lightning.stages.loss_texts import ScoredText
 from refusal_lightning.writers.journal import Journal
 
 
-def completion_losses(
+def text_losses(
     chat: ChatModel,
     trainer: TrainerConfig,
     intervention: Intervention,
-    texts: Sequence[tuple[str, str]],
+    texts: Sequence[ScoredText],
     journal_folder: Path,
     batch_size: int,
 ) -> tuple[list[tuple[float, int]], int]:
-    """Per (instruction, response): summed loss (nats) over the response's tokens, and their count.
+    """Per text: summed loss (nats) over its scored tokens, and their count; (0, 0) where none is scored.
 
-    A response of no tokens has (0, 0). Also returns how many texts were run now (the rest was in the journal).
+    Also returns how many texts were run now (the rest was in the journal).
     """
     journal = Journal(journal_folder)
-    tokens = {i: scored_tokens(chat, *text) for i, text in enumerate(texts)}
-    tokens = {i: (ids, first) for i, (ids, first) in tokens.items() if first < len(ids)}
+    tokens = {i: text for i, text in enumerate(texts) if text.first < len(text.ids)}
     sums = _read(journal)
     order = list(tokens)
-    batches = [[order[i] for i in batch] for batch in length_batches([len(tokens[i][0]) for i in order], batch_size)]
+    batches = [[order[i] for i in batch] for batch in length_batches([len(tokens[i].ids) for i in order], batch_size)]
     pending = [batch for batch in batches if any(i not in sums for i in batch)]
     if pending:
         say(f"evaluate: loss of {sum(map(len, pending))} texts under {intervention.name}")
@@ -42,16 +43,11 @@ def completion_losses(
     return [sums.get(i, (0.0, 0)) for i in range(len(texts))], sum(len(batch) for batch in pending)
 
 
-def scored_tokens(chat: ChatModel, instruction: str, response: str) -> tuple[list[int], int]:
-    """Token ids of prompt and response, and the index of the first one whose prediction counts.
-
-    The whole text is tokenised at once, as the authors do; should the response's start merge with the template's
-    last token, the merged token is the first to count.
-    """
-    prompt = chat.encode(instruction)
-    ids = chat.template.encode(chat.tokenizer, instruction, response)
-    first = next((i for i, (a, b) in enumerate(zip(prompt, ids, strict=False)) if a != b), min(len(prompt), len(ids)))
-    return ids, first
+def loss_entry(sums: Sequence[tuple[float, int]]) -> dict[str, float]:
+    """Mean loss per token (nats), perplexity and count of tokens; the sum is exact, so its order does not matter."""
+    n_tokens = sum(n for _, n in sums)
+    mean = math.fsum(loss for loss, _ in sums) / n_tokens if n_tokens else math.nan
+    return {"ce_loss": mean, "perplexity": math.exp(min(mean, 700.0)), "n_tokens": n_tokens}
 
 
 def _read(journal: Journal) -> dict[int, tuple[float, int]]:
@@ -62,7 +58,7 @@ def _predict(
     chat: ChatModel,
     trainer: TrainerConfig,
     intervention: Intervention,
-    tokens: dict[int, tuple[list[int], int]],
+    tokens: dict[int, ScoredText],
     journal: Journal,
     pending: list[list[int]],
 ) -> None:
@@ -72,9 +68,9 @@ def _predict(
     from refusal_lightning.writers.journal_writer import JournalWriter
 
     def expand(index: list[int]) -> Iterator[LossBatch]:
-        ids, mask = left_pad([tokens[i][0] for i in index])
+        ids, mask = left_pad([tokens[i].ids for i in index])
         width = ids.shape[1]
-        counted = torch.tensor([len(tokens[i][0]) - tokens[i][1] for i in index])
+        counted = torch.tensor([len(tokens[i].ids) - tokens[i].first for i in index])
         scored = torch.arange(width) >= width - counted[:, None]
         yield LossBatch(index, ids, mask, scored)
 
