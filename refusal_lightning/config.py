@@ -90,17 +90,17 @@ class SetConfig:
     source: str
     """A file, `hub:org/name:config:split`, or any other set by its name."""
     columns: dict[str, str] | None = None
-    """Its columns, where they are not those of `data.columns`."""
+    """Its columns, where they are not those of `data.columns`: of instruction and category; for `evaluate.losses` of
+    text, or of instruction and response."""
     where: dict[str, str] | None = None
     """Only the rows whose columns have these values, e.g. {kind: honest}."""
 
     def __post_init__(self) -> None:
-        _columns("data.sets", self.columns)
+        _columns("data.sets", self.columns, ("instruction", "category", "text", "response"))
 
 
-def _columns(key: str, columns: dict[str, str] | None) -> None:
-    unknown = set(columns or {}) - {"instruction", "category", "text", "response"}
-    _require(not unknown, f"{key}.columns", columns, "a mapping of instruction and category (of texts: text, response)")
+def _columns(key: str, columns: dict[str, str] | None, known: tuple[str, ...]) -> None:
+    _require(not set(columns or {}) - set(known), f"{key}.columns", columns, f"a mapping of {' and '.join(known)}")
 
 
 @dataclass
@@ -127,7 +127,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         plain = len(set(self.labels)) == len(self.labels) == 2 and all(label.isidentifier() for label in self.labels)
         _require(plain, "data.labels", self.labels, "two different words of letters, digits and underscores")
-        _columns("data", self.columns)
+        _columns("data", self.columns, ("instruction", "category"))
         for name in self.sets:
             _require(name.replace("-", "_").isidentifier(), "data.sets", name, "a mapping of plain names to sets")
         _positive("data.n_train", self.n_train)

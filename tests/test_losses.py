@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from refusal_lightning.config import DataConfig, EvaluateConfig, SetConfig
 from refusal_lightning.data.texts import Text
 from refusal_lightning.errors import UserError
 from refusal_lightning.models import load_chat_model
+from refusal_lightning.report.html import render_report
+from refusal_lightning.report.summary import read_summary, terminal_table
 from refusal_lightning.stages.loss_texts import OWN_COMPLETIONS, read_loss_sets, scored_text
 from runs import write_config, write_data
 
@@ -113,3 +116,37 @@ def test_two_sets_of_one_name_and_no_such_set(run, tiny_llama_folder: Path, caps
         read_loss_sets(chat, data, EvaluateConfig(losses=["plain", path]))
     assert main(["evaluate", "--config", config, "--evaluate.losses", '["nothing.json"]']) == 2
     assert "nothing.json does not exist" in capsys.readouterr().err
+
+
+def test_comparisons_and_intervals(run):
+    folder, _ = run
+    compared = json.loads((folder / "completions" / "harmful_test_comparisons.json").read_text())["comparisons"]
+    assert [(row["first"], row["second"]) for row in compared] == [
+        ("baseline", "ablation"),
+        ("baseline", "actadd"),
+        ("ablation", "actadd"),
+    ]
+    summary = read_summary(folder)
+    assert len(summary.differences) == 4 and {d.dataset for d in summary.differences} == {
+        "harmful_test",
+        "harmless_test",
+    }
+    for difference in summary.differences:
+        first, second = (
+            next(r for r in summary.rates if (r.dataset, r.intervention) == (difference.dataset, name))
+            for name in ("baseline", difference.intervention)
+        )
+        assert difference.change == pytest.approx(second.refused / second.total - first.refused / first.total)
+        assert difference.change is not None and second.share is not None and second.interval is not None
+        assert difference.interval[0] <= difference.change <= difference.interval[1]
+        assert second.interval[0] <= second.share <= second.interval[1]
+    report = render_report(summary, folder)
+    assert "Change of that share" in report and "McNemar" in report
+
+
+def test_nothing_that_could_be_judged(run):
+    folder, _ = run
+    summary = read_summary(folder)
+    none = [replace(rate, refused=0, total=0, interval=None) for rate in summary.rates]
+    assert "none judged" in terminal_table(replace(summary, rates=none), folder)
+    assert "none judged" in render_report(replace(summary, rates=none), folder)

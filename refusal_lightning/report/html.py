@@ -35,11 +35,22 @@ KL score {{ "%.3f"|format(s.selected.kl_div_score) }}.</p>
 {% endif %}
 {% if rows %}
 <h2>Answers that refuse</h2>
+<p>Share of the judged answers, with Wilson's 95 % interval.</p>
 <table><tr><th>instructions</th><th>judge</th>{% for i in shown %}<th class="n">{{ names[i] }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr><td>{{ row.dataset }}</td><td>{{ row.judge }}</td>
-{% for c in row.cells %}<td class="n">{{ c.refused }}/{{ c.total }} =
-{{ "%.1f"|format(100 * c.refused / c.total) }} %</td>
+{% for c in row.cells %}<td class="n">{% if c.total %}{{ c.refused }}/{{ c.total }} =
+{{ "%.1f"|format(100 * c.share) }} % [{{ "%.1f"|format(100 * c.interval[0]) }},
+{{ "%.1f"|format(100 * c.interval[1]) }}]{% else %}none judged{% endif %}</td>
 {% endfor %}</tr>{% endfor %}</table>
+{% endif %}
+{% if s.differences %}
+<h2>Change of that share, against the baseline</h2>
+<table><tr><th>instructions</th><th>judge</th><th>intervention</th><th class="n">change (points)</th>
+<th class="n">95 % interval</th><th class="n">p (McNemar)</th></tr>
+{% for d in s.differences %}<tr><td>{{ d.dataset }}</td><td>{{ d.judge }}</td><td>{{ names[d.intervention] }}</td>
+<td class="n">{{ "none judged" if d.change is none else "%+.1f"|format(100 * d.change) }}</td>
+<td class="n">[{{ "%+.1f"|format(100 * d.interval[0]) }}, {{ "%+.1f"|format(100 * d.interval[1]) }}]</td>
+<td class="n">{{ "%.2g"|format(d.p_value) }}</td></tr>{% endfor %}</table>
 {% endif %}
 {% if s.losses %}
 <h2>Cross-entropy loss</h2>

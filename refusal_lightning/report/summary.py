@@ -21,6 +21,27 @@ class Rate:
     judge: str
     refused: int
     total: int
+    interval: tuple[float, float] | None
+    """Wilson's 95 % interval of the share that refuses; None where nothing could be judged."""
+
+    @property
+    def share(self) -> float | None:
+        """The share that refuses; None where nothing could be judged."""
+        return self.refused / self.total if self.total else None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much an intervention changes the share of a set's answers that refuse, on the same prompts."""
+
+    dataset: str
+    intervention: str
+    judge: str
+    change: float | None
+    interval: tuple[float, float]
+    """Newcombe's 95 % interval of the paired difference."""
+    p_value: float
+    """McNemar's exact test, not corrected for the number of comparisons."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +63,7 @@ class Summary:
     record: dict[str, Any]
     selected: dict[str, Any]
     rates: list[Rate]
+    differences: list[Difference]
     losses: list[Loss]
 
 
@@ -49,7 +71,8 @@ def read_summary(folder: Path) -> Summary:
     """Read run.json and the evaluation files that it lists."""
     record = _read(folder / "run.json")
     evaluate = record.get("evaluate", {})
-    rates = []
+    rates: list[Rate] = []
+    differences: list[Difference] = []
     for kind in ("harmful", "harmless"):
         for dataset in evaluate.get(kind, []):
             for intervention in evaluate["interventions"]:
@@ -57,12 +80,32 @@ def read_summary(folder: Path) -> Summary:
                 for judge in evaluate["judges"]:
                     judged = (row[f"is_jailbreak_{judge}"] for row in verdicts["completions"])
                     values = [value for value in judged if value is not None]
-                    rates.append(Rate(dataset, kind, intervention, judge, len(values) - sum(values), len(values)))
+                    complied = verdicts[f"{judge}_interval"]  # of the share that complies
+                    interval = None if complied is None else (1 - complied[1], 1 - complied[0])
+                    refused = len(values) - sum(values)
+                    rates.append(Rate(dataset, kind, intervention, judge, refused, len(values), interval))
+            differences += _differences(folder, dataset)
     losses = []
     for intervention in evaluate.get("interventions", []) if evaluate.get("losses") else []:
         for dataset, entry in _read(folder / "loss_evals" / f"{intervention}_loss_eval.json").items():
             losses.append(Loss(intervention, dataset, entry["ce_loss"], entry["perplexity"], entry["n_tokens"]))
-    return Summary(folder.name, record, record.get("select", {}).get("selected", {}), rates, losses)
+    return Summary(folder.name, record, record.get("select", {}).get("selected", {}), rates, differences, losses)
+
+
+def _differences(folder: Path, dataset: str) -> list[Difference]:
+    """The comparisons of a set's interventions with its baseline, if it has one."""
+    return [
+        Difference(
+            dataset,
+            row["second"],
+            row["judge"],
+            None if row["difference"] is None else -row["difference"],
+            (-row["difference_interval"][1], -row["difference_interval"][0]),
+            row["p_value"],
+        )
+        for row in _read(folder / "completions" / f"{dataset}_comparisons.json")["comparisons"]
+        if row["first"] == "baseline"
+    ]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -74,16 +117,14 @@ def terminal_table(summary: Summary, folder: Path) -> str:
     """The short table that ends `evaluate`."""
     shown = [i for i in INTERVENTIONS if any(r.intervention == i for r in summary.rates)]
     lines = [f"{summary.alias}: share of answers that refuse", ""]
-    header = f"{'':<32}" + "".join(f"{INTERVENTIONS[i]:>22}" for i in shown)
+    header = f"{'':<32}" + "".join(f"{INTERVENTIONS[i]:>26}" for i in shown)
     lines.append(header)
     for dataset, kind, judge in dict.fromkeys((r.dataset, r.kind, r.judge) for r in summary.rates):
         cells = [
             next(r for r in summary.rates if (r.dataset, r.judge, r.intervention) == (dataset, judge, i)) for i in shown
         ]
         label = f"{dataset} ({judge.removesuffix('_matching')})" if dataset else kind
-        lines.append(
-            f"{label:<32}" + "".join(f"{f'{c.refused}/{c.total} = {c.refused / c.total:.0%}':>22}" for c in cells)
-        )
+        lines.append(f"{label:<32}" + "".join(f"{_cell(c):>26}" for c in cells))
     for dataset in dict.fromkeys(loss.dataset for loss in summary.losses):
         values = [
             next(
@@ -93,8 +134,16 @@ def terminal_table(summary: Summary, folder: Path) -> str:
             for i in shown
         ]
         label = "own harmless answers" if dataset == OWN_COMPLETIONS else dataset
-        lines.append(f"{f'CE loss, {label}':<32}" + "".join(f"{value:>22}" for value in values))
+        lines.append(f"{f'CE loss, {label}':<32}" + "".join(f"{value:>26}" for value in values))
     chosen = summary.selected
     lines += ["", f"selected: position {chosen.get('position')}, layer {chosen.get('layer')}"]
     lines.append(f"results:  {folder}")
     return "\n".join(lines)
+
+
+def _cell(rate: Rate) -> str:
+    """A rate with its interval in percent."""
+    if rate.interval is None or not rate.total:
+        return "none judged"
+    low, high = (f"{100 * bound:.0f}" for bound in rate.interval)
+    return f"{rate.refused}/{rate.total} = {rate.refused / rate.total:.0%} [{low}, {high}]"

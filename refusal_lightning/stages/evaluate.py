@@ -21,6 +21,7 @@ from refusal_lightning.files import write_text
 from refusal_lightning.interventions import BASELINE, Intervention, ablation, addition
 from refusal_lightning.judges import JudgeSettings, judges_by_name
 from refusal_lightning.judges.answers import AnswerFile
+from refusal_lightning.judges.comparison import compare_evaluations
 from refusal_lightning.judges.rates import evaluate_completions
 from refusal_lightning.models import ChatModel
 from refusal_lightning.report.html import render_report
@@ -133,6 +134,7 @@ def evaluate(
 
     verdicts = AnswerFile(run.path / ".journal" / "judges.jsonl")
     for item in sets:
+        evaluations: dict[str, dict[str, Any]] = {}
         for name in evaluate.interventions:
             rows = [
                 {"category": category, "prompt": instruction, "response": answer.response}
@@ -141,9 +143,10 @@ def evaluate(
                 )
             ]
             write_json(run.completions(item.prompts.name, name), rows)
-            write_json(
-                run.completion_evaluations(item.prompts.name, name), evaluate_completions(rows, judges, verdicts)
-            )
+            evaluations[name] = evaluate_completions(rows, judges, verdicts)
+            write_json(run.completion_evaluations(item.prompts.name, name), evaluations[name])
+        compared = compare_evaluations(evaluations, list(judges))
+        write_json(run.comparisons(item.prompts.name), {"comparisons": compared})
     for intervention, entry in losses.items():
         write_json(run.loss_eval(intervention), entry)
     run.record_stage(

@@ -68,6 +68,9 @@ class RunFolder:
     def completion_evaluations(self, dataset: str, intervention: str) -> Path:
         return self.path / "completions" / f"{dataset}_{intervention}_evaluations.json"
 
+    def comparisons(self, dataset: str) -> Path:
+        return self.path / "completions" / f"{dataset}_comparisons.json"
+
     def loss_eval(self, intervention: str) -> Path:
         return self.path / "loss_evals" / f"{intervention}_loss_eval.json"
 
