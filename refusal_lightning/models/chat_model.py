@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import torch
     from transformer_lens.model_bridge import TransformerBridge
 
+    from refusal_lightning.models.hooked import HookedModel
+
 
 @dataclass
 class ChatModel:
@@ -48,6 +50,7 @@ class ChatModel:
     revision: str | None = None
     trust_remote_code: bool = False
     _bridge: TransformerBridge | None = field(default=None, repr=False)
+    _decoder: HookedModel | None = field(default=None, repr=False)
 
     @property
     def n_positions(self) -> int:
@@ -86,6 +89,14 @@ class ChatModel:
             bridge.eval()
             self._bridge = bridge
         return self._bridge
+
+    def decoder(self, device: str | torch.device) -> HookedModel:
+        """The same weights for decoding, without the bridge's price per pass where that can be had; kept as well."""
+        from refusal_lightning.models.hooked import hooked_model
+
+        if self._decoder is None:
+            self._decoder = hooked_model(self.bridge(device))
+        return self._decoder
 
 
 def load_chat_model(
