@@ -67,23 +67,26 @@ class RowInterventions:
             for layer in sorted({each.added[0] for each in interventions if each.added})
         }
         self._device = device
-        self._of_row = torch.zeros(0, dtype=torch.long)
+        self._row_unit: Tensor | None = None
+        self._row_added: dict[int, Tensor] = {}
 
     def use(self, numbers: Sequence[int]) -> None:
         """Row i of the next passes is under intervention ``numbers[i]``."""
-        self._of_row = torch.tensor(numbers, dtype=torch.long, device=self._device)
+        of_row = torch.tensor(numbers, dtype=torch.long, device=self._device)
+        self._row_unit = None if self._unit is None else self._unit[of_row]
+        self._row_added = {layer: vectors[of_row].unsqueeze(1) for layer, vectors in self._added.items()}
 
     def intervention(self) -> Intervention:
         """Hooks that do to each row what is its own; they go on once, however often the rows change."""
 
         def project(activation: Tensor, hook: Any) -> Tensor:
-            assert self._unit is not None
-            return _project_rows(activation, self._unit[self._of_row])
+            assert self._row_unit is not None
+            return _project_rows(activation, self._row_unit)
 
-        def adder(vectors: Tensor) -> HookFunction:
-            return lambda activation, hook: activation + vectors[self._of_row].unsqueeze(1)
+        def adder(layer: int) -> HookFunction:
+            return lambda activation, hook: activation + self._row_added[layer]
 
-        added = [(f"blocks.{layer}.hook_resid_pre", adder(vectors)) for layer, vectors in self._added.items()]
+        added = [(f"blocks.{layer}.hook_resid_pre", adder(layer)) for layer in self._added]
 
         def hooks(n_layers: int) -> list[tuple[str, HookFunction]]:
             writes = at_every_write("", project).hooks(n_layers) if self._unit is not None else ()
