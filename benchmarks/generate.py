@@ -98,7 +98,9 @@ def mean_difference(chat: ChatModel, sets: dict[str, PromptSet], layer: int) -> 
     return (means[0] - means[1]).float()
 
 
-def logit_gap(chat: ChatModel, intervention: Intervention, prompt: list[int], ours: list[int], plain: list[int]) -> float:
+def logit_gap(
+    chat: ChatModel, intervention: Intervention, prompt: list[int], ours: list[int], plain: list[int]
+) -> float:
     """Difference between the logits of the two tokens where two answers part, 0 standing for a tie."""
     same = next(i for i, (a, b) in enumerate(zip([*ours, -1], [*plain, -1], strict=False)) if a != b)
     model = chat.decoder("cpu")
@@ -170,7 +172,7 @@ def main() -> None:
     total = sum(answer.n_tokens for each in found.values() for answer in each)
     print(
         f"{len(acting) * args.prompts} answers of at most {args.new_tokens} tokens, {total} tokens, "
-        f"{torch.get_num_threads()} threads; plain: every {args.every}th batch of 8; {chat.decoder('cpu').kind} attention"
+        f"{torch.get_num_threads()} threads; plain: every {args.every}th batch of 8; ours: {chat.decoder('cpu').kind}"
     )
     for side, values in speeds.items():
         print(f"{side:<6} {statistics.median(values):8.1f} tokens/s ({min(values):.1f}-{max(values):.1f})")

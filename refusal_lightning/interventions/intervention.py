@@ -76,9 +76,7 @@ def addition(vector: Float[Tensor, " d_model"], layer: int, coefficient: float) 
     def add(activation: Tensor, hook: Any) -> Tensor:
         return activation + scaled.to(activation)
 
-    return Intervention(
-        "actadd", lambda n_layers: [(f"blocks.{layer}.hook_resid_pre", add)], added=(layer, scaled)
-    )
+    return Intervention("actadd", lambda n_layers: [(f"blocks.{layer}.hook_resid_pre", add)], added=(layer, scaled))
 
 
 def _project_out(unit: Float[Tensor, " d_model"]) -> HookFunction:

@@ -79,7 +79,7 @@ def _native(bridge: TransformerBridge, attention: str) -> HookedModel:
                     found = tensors[f"{module_name}.{name}" if module_name else name]
                     if found.shape != blank.shape:
                         raise LookupError(name)
-                    kept[name] = found  # type: ignore[assignment]
+                    kept[name] = found
     model.eval()
     owners = {
         id(point): (name.replace(WRAPPER, ""), side)

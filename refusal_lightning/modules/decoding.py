@@ -14,7 +14,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
-
 Choose = Callable[[Float[Tensor, "row vocab"], list[int], int], Int[Tensor, " row"]]
 """Next tokens from logits, for the rows of these numbers, each of which has so many tokens already."""
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from refusal_lightning.interventions import Intervention, intervene
 from refusal_lightning.models import ChatModel
@@ -19,6 +20,9 @@ from refusal_lightning.modules.batch_size import rows_that_fit
 from refusal_lightning.modules.decoding import decode_batch
 from refusal_lightning.modules.refilling import Row, decode_rows
 from refusal_lightning.modules.sampling import Sampling
+
+APART = 16
+"""Rows at a time for models whose memory is not estimated."""
 
 
 @dataclass
@@ -46,8 +50,8 @@ class Answers:
 class GenerationModule(ModelModule):
     """``predict_step`` answers a batch of rows, each under its own intervention, at the prompt and at every step.
 
-    ``n_slots`` rows are decoded at a time, null: as many as memory holds. When memory runs out nevertheless, half as
-    many are, from then on, and ``tell`` is told once per time.
+    ``n_slots`` rows are decoded at a time (None: as many as memory holds). Where GPU memory runs out nevertheless, half
+    as many are, from then on, and ``tell`` hears of it.
     """
 
     def __init__(
@@ -62,6 +66,10 @@ class GenerationModule(ModelModule):
         super().__init__(model)
         self.interventions, self.max_new_tokens = list(interventions), max_new_tokens
         self.n_slots, self.sampling, self.tell = n_slots, sampling, tell
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self.model.decoder(self.trainer.strategy.root_device)
 
     def predict_step(self, batch: GenerationBatch, batch_idx: int = 0) -> Answers:
         draws: list[Tensor | None] = [None] * len(batch.hashes)
@@ -106,8 +114,7 @@ class GenerationModule(ModelModule):
                 ) -> Int[Tensor, " row"]:
                     if self.sampling is None:
                         return logits.argmax(-1)
-                    drawn = [rows[some[i]].draws[step] for i in alive]  # type: ignore[index]
-                    return self.sampling.choose(logits, torch.stack(drawn))
+                    return self.sampling.choose(logits, torch.stack([rows[some[i]].draw(step) for i in alive]))
 
                 ids, mask = (t.to(self.device) for t in left_pad([rows[i].token_ids for i in some]))
                 with intervene(model, intervention):
@@ -117,14 +124,14 @@ class GenerationModule(ModelModule):
         return answers
 
 
-APART = 16
-"""Rows at a time for models whose memory is not estimated."""
-
-
 def can_refill(model: Any) -> bool:
-    """Whether rows may come and go: where every layer attends to all keys or to a window before the query.
+    """Whether rows may come and go: where every layer keeps keys and values, and attends to all or to a window.
 
-    Chunked attention counts columns from the batch's beginning, and recurrent layers keep no columns at all.
+    Chunked attention counts columns from the batch's beginning, recurrent layers keep no columns, and layers that share
+    another's keys have none of their own.
     """
-    kinds = getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"]
-    return set(kinds) <= {"full_attention", "sliding_attention"}
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    layers = DynamicCache(config=config).layers
+    columns = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+    return columns and not kinds and not getattr(config, "num_kv_shared_layers", 0)

@@ -34,6 +34,11 @@ class Row:
     intervention: int
     draws: Tensor | None = field(default=None, repr=False)
 
+    def draw(self, n: int) -> Tensor:
+        """Its random number for token ``n``."""
+        assert self.draws is not None
+        return self.draws[n]
+
 
 @torch.inference_mode()
 def decode_rows(
@@ -50,26 +55,24 @@ def decode_rows(
     weight = model.model.get_input_embeddings().weight
     acting = RowInterventions(interventions, weight.device, weight.dtype)
     slots = Slots([len(row.token_ids) for row in rows], n_slots)
+    last = [0] * len(slots.rows)  # each slot's last token
+
+    def take(some: Sequence[int], logits: Float[Tensor, "slot vocab"]) -> None:
+        """These slots' next tokens join their answers; a row whose answer ends leaves."""
+        numbers = [slots.row(slot) for slot in some]
+        if sampling is None:
+            chosen = logits.argmax(-1)
+        else:
+            chosen = sampling.choose(logits, torch.stack([rows[row].draw(len(answers[row])) for row in numbers]))
+        for slot, row, token in zip(some, numbers, chosen.tolist(), strict=True):
+            last[slot] = token
+            if token not in stop_ids:
+                answers[row].append(token)
+            if token in stop_ids or len(answers[row]) == max_new_tokens:
+                slots.leave(slot)
+
     with intervene(model, acting.intervention()):
         decoder = _Decoder(model.model, rows, acting, len(interventions), len(slots.rows), max_new_tokens)
-        last: list[int] = [0] * len(slots.rows)
-
-        def take(slot_numbers: Sequence[int], logits: Float[Tensor, "row vocab"]) -> None:
-            """Add each slot's next token to its answer; a row that ends leaves."""
-            numbers = [slots.rows[slot] for slot in slot_numbers]
-            for slot, row, token in zip(slot_numbers, numbers, _choose(logits, numbers), strict=True):
-                last[slot] = token
-                if token not in stop_ids:
-                    answers[row].append(token)
-                if token in stop_ids or len(answers[row]) == max_new_tokens:
-                    slots.leave(slot)
-
-        def _choose(logits: Float[Tensor, "row vocab"], numbers: Sequence[Any]) -> list[int]:
-            if sampling is None:
-                return logits.argmax(-1).tolist()
-            draws = [rows[row].draws[len(answers[row])] for row in numbers]  # type: ignore[index]
-            return sampling.choose(logits, torch.stack(draws)).tolist()
-
         while not slots.done:
             busy = slots.busy
             for came, logits in decoder.admit(slots.arrivals(), busy):
@@ -81,7 +84,7 @@ def decode_rows(
             busy = slots.busy
             if busy:
                 logits = decoder.step(last, [0 if row is None else rows[row].intervention for row in slots.rows], busy)
-                take(busy, logits if len(busy) == len(slots.rows) else logits[busy])
+                take(busy, logits[busy])
     return answers
 
 
@@ -100,7 +103,7 @@ class _Decoder:
         self.model, self.rows, self.acting = model, rows, acting
         prompts = [row.token_ids for row in rows]
         longest = max(len(prompt) for prompt in prompts) + max_new_tokens
-        window = getattr(model.config, "sliding_window", None)
+        window = getattr(model.config.get_text_config(), "sliding_window", None)
         self.device = model.get_input_embeddings().weight.device
         self.shared = shared_length(prompts, window, longest)
         prefix = torch.tensor([list(prompts[0][: self.shared])], dtype=torch.long, device=self.device)
@@ -111,11 +114,15 @@ class _Decoder:
     def admit(
         self, arrivals: Sequence[tuple[int, int]], busy: Sequence[int]
     ) -> Iterator[tuple[list[int], Float[Tensor, "row vocab"]]]:
-        """Rows take slots: for each pass over their prompts, which slots and their next tokens' logits."""
+        """Rows take slots, longest first: for each pass over their prompts, which slots, and logits of the next tokens.
+
+        ``busy`` are the slots that other rows are in.
+        """
         busy = list(busy)
         while arrivals:
             width = len(self.rows[arrivals[0][1]].token_ids) - self.shared
-            now, arrivals = arrivals[: max(1, PROMPT_TOKENS // width)], arrivals[max(1, PROMPT_TOKENS // width) :]
+            n_rows = max(1, PROMPT_TOKENS // width)
+            now, arrivals = arrivals[:n_rows], arrivals[n_rows:]
             came = [slot for slot, _ in now]
             rows = [self.rows[row] for _, row in now]
             ids, mask = (t.to(self.device) for t in left_pad([row.token_ids[self.shared :] for row in rows]))

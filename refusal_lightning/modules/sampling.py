@@ -9,6 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+AT_A_TIME = 32
+"""Rows whose distributions are sorted together: a large vocabulary takes megabytes per row in float64."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -29,10 +32,14 @@ class Sampling:
 
     def choose(self, logits: Float[Tensor, "row vocab"], draws: Float[Tensor, " row"]) -> Int[Tensor, " row"]:
         """Inverse of the cumulated distribution, likeliest token first, at each row's draw; in float64."""
-        ordered, tokens = (logits.double() / self.temperature).softmax(-1).sort(-1, descending=True, stable=True)
+        parts = zip(logits.split(AT_A_TIME), draws.to(logits.device).split(AT_A_TIME), strict=True)
+        return torch.cat([self._choose(*part) for part in parts])
+
+    def _choose(self, logits: Float[Tensor, "row vocab"], draws: Float[Tensor, " row"]) -> Int[Tensor, " row"]:
+        ordered, tokens = (logits.double() / self.temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
         cumulated = ordered.cumsum(-1)
-        # The last token within top_p is the first at which the sum reaches it.
-        within = (cumulated - ordered) < self.top_p
-        total = (ordered * within).sum(-1, keepdim=True)
-        place = (cumulated <= draws.to(logits.device).unsqueeze(-1) * total).sum(-1, keepdim=True)
-        return tokens.gather(-1, place.clamp(max=within.sum(-1, keepdim=True) - 1)).squeeze(-1)
+        # Kept are the tokens up to the one with which the sum reaches top_p; the likeliest always is.
+        kept = (cumulated - ordered < self.top_p).sum(-1, keepdim=True)
+        reach = draws.unsqueeze(-1) * cumulated.gather(-1, kept - 1)
+        place = (cumulated <= reach).sum(-1, keepdim=True)
+        return tokens.gather(-1, place.minimum(kept - 1)).squeeze(-1)

@@ -34,6 +34,9 @@ class _Window:
 class _Layer(DynamicLayer):
     """One layer's memory, ``[slot, head, column, d_head]``. ``keys`` and ``values`` hold all columns."""
 
+    keys: Tensor
+    values: Tensor
+
     def __init__(self, window: _Window) -> None:
         super().__init__()
         self.window = window

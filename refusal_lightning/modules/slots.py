@@ -24,8 +24,14 @@ class Slots:
 
     @property
     def busy(self) -> list[int]:
-        """Slots with a row, ascending."""
+        """Slots with a row, ascending (a list of its own)."""
         return [slot for slot, row in enumerate(self.rows) if row is not None]
+
+    def row(self, slot: int) -> int:
+        """The row in a busy slot."""
+        row = self.rows[slot]
+        assert row is not None
+        return row
 
     @property
     def done(self) -> bool:
@@ -39,12 +45,11 @@ class Slots:
         """(slot, row) of the rows that come in now; they have their slots from here on."""
         if not self.waiting or not self._change_is_due():
             return []
-        came = []
-        for slot, row in enumerate(self.rows):
-            if row is None and self.waiting:
-                self.rows[slot] = self.waiting.popleft()
-                came.append((slot, self.rows[slot]))
-        return came  # type: ignore[return-value]
+        idle = [slot for slot, row in enumerate(self.rows) if row is None]
+        came = [(slot, self.waiting.popleft()) for slot in idle[: len(self.waiting)]]
+        for slot, row in came:
+            self.rows[slot] = row
+        return came
 
     def leave(self, slot: int) -> None:
         """The answer in a slot has ended."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,17 +62,14 @@ def generate_answers(
     answers = _read(journal)
     wanted = _together(tasks, answers, folder / "answers-plan.json", batch_size)
     size = UNIT_ROWS if batch_size is None else UNIT_BATCHES * batch_size
-    rows = {
-        (task, prompt): len(ids)
-        for task in wanted
-        for prompt, ids in enumerate(tasks[task].prompts.token_ids)
-    }  # fmt: skip
+    rows = {(task, i): len(ids) for task in wanted for i, ids in enumerate(tasks[task].prompts.token_ids)}
     units = divide(rows, size)
     pending = [unit for unit in units if any((tasks[task].key, prompt) not in answers for task, prompt in unit)]
     count = sum(len(unit) for unit in pending)
     if pending:
-        names = {tasks[task].prompts.name: None for unit in pending for task, _ in unit}
-        acting = {tasks[task].intervention.name: None for unit in pending for task, _ in unit}
+        at_work = [tasks[number] for number in sorted({task for unit in pending for task, _ in unit})]
+        names = dict.fromkeys(task.prompts.name for task in at_work)
+        acting = dict.fromkeys(task.intervention.name for task in at_work)
         say(f"evaluate: {count} answers to {', '.join(names)} under {', '.join(acting)}")
         _predict(chat, trainer, tasks, journal, pending, max_new_tokens, batch_size, sampling)
         answers = _read(journal)
@@ -86,7 +84,7 @@ def divide(rows: dict[tuple[int, int], int], size: int) -> list[list[tuple[int, 
     ordered = sorted(rows, key=lambda row: (rows[row], row[1], row[0]))
     n_units = -(-len(ordered) // size)
     bounds = [round(i * len(ordered) / n_units) for i in range(n_units + 1)] if n_units else [0]
-    return [ordered[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [ordered[a:b] for a, b in pairwise(bounds)]
 
 
 def _together(
@@ -111,9 +109,7 @@ def _together(
 
 
 def _read(journal: Journal) -> dict[tuple[str, int], Answer]:
-    return {
-        (record["task"], record["prompt"]): Answer(record["response"], record["n_tokens"]) for record in journal
-    }
+    return {(record["task"], record["prompt"]): Answer(record["response"], record["n_tokens"]) for record in journal}
 
 
 def _predict(
