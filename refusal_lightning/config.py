@@ -251,6 +251,23 @@ class SelectConfig:
 
 
 @dataclass
+class SamplingConfig:
+    """Answers drawn at random instead of greedy ones."""
+
+    temperature: float = 1.0
+    """Logits are divided by it, above 0: the lower, the closer to greedy."""
+    top_p: float = 1.0
+    """Draw among the likeliest tokens that make up this share of the probability, above 0, at most 1."""
+    seed: int = 42
+    """Each prompt under each intervention has random numbers of its own, made from this, so that its text does not
+    depend on the batch it was in."""
+
+    def __post_init__(self) -> None:
+        _require(self.temperature > 0, "evaluate.sampling.temperature", self.temperature, "above 0")
+        _require(0 < self.top_p <= 1, "evaluate.sampling.top_p", self.top_p, "above 0 and at most 1")
+
+
+@dataclass
 class EvaluateConfig:
     """The evaluate stage: answers and loss under baseline, ablation and activation addition."""
 
@@ -266,8 +283,11 @@ class EvaluateConfig:
     """Which of baseline, ablation, actadd (activation addition: -1 on harmful, +1 on harmless) to run."""
     max_new_tokens: int = 512
     """Longest answer, in tokens."""
-    batch_size: int = 8
-    """Prompts per generation batch."""
+    batch_size: int | None = None
+    """Rows (prompts x interventions) that are decoded at a time (default: as many as memory holds, up to where more
+    bring nothing)."""
+    sampling: SamplingConfig | None = None
+    """Draw answers at random: {temperature: 1.0, top_p: 1.0, seed: 42} or some of these; null: the likeliest tokens."""
     judges: list[str] = field(default_factory=lambda: ["substring"])
     """Judges of the answers, side by side: substring (the paper's refusal phrases), llama_guard, strongreject."""
     losses: list[str] = field(default_factory=lambda: ["alpaca_custom_completions"])

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "modules": {"interventions", "models", "directions"},
     "writers": {"modules", "store"},
     "store": set(),
-    "interventions": set(),
+    "interventions": {"models"},
     "models": set(),
     "directions": set(),
     "judges": {"files"},

@@ -8,12 +8,13 @@ from refusal_lightning.interventions.intervention import (
     addition,
     intervene,
 )
-from refusal_lightning.interventions.rows import row_ablation, row_addition
+from refusal_lightning.interventions.rows import RowInterventions, row_ablation, row_addition
 from refusal_lightning.interventions.skip import skip_blocks
 
 __all__ = [
     "BASELINE",
     "Intervention",
+    "RowInterventions",
     "ablation",
     "addition",
     "capture_residuals",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,15 +16,25 @@ from refusal_lightning.errors import UserError
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
+    from refusal_lightning.models.hooked import HookedModel
+
 HookFunction = Callable[[Tensor, Any], Tensor]
 
 
 @dataclass(frozen=True)
 class Intervention:
-    """A named set of hooks: ``hooks(n_layers)`` gives (hook name, function) pairs; baseline gives none."""
+    """A named set of hooks: ``hooks(n_layers)`` gives (hook name, function) pairs; baseline gives none.
+
+    ``ablated`` and ``added`` say the same as values, so that rows under several interventions can share a batch
+    (``RowInterventions``).
+    """
 
     name: str
     hooks: Callable[[int], Sequence[tuple[str, HookFunction]]]
+    ablated: Float[Tensor, " d_model"] | None = None
+    """The unit direction projected out at every write, float64."""
+    added: tuple[int, Float[Tensor, " d_model"]] | None = None
+    """A layer, and the vector added to its ``resid_pre``, float64."""
 
 
 BASELINE = Intervention("baseline", lambda n_layers: ())
@@ -37,7 +47,14 @@ def ablation(direction: Float[Tensor, " d_model"]) -> Intervention:
     the stream (after a post-norm, where a family has one). The stream is a sum of writes, so every later
     ``resid_pre``, ``resid_mid`` and ``resid_post`` is orthogonal to r without a projection of its own.
     """
-    return at_every_write("ablation", _project_out(direction))
+    unit = unit_direction(direction)
+    return replace(at_every_write("ablation", _project_out(unit)), ablated=unit)
+
+
+def unit_direction(direction: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row d_model"]:
+    """The direction over its norm, float64; the paper's epsilon lets zero stay zero."""
+    direction = direction.detach().to(torch.float64)
+    return direction / (direction.norm(dim=-1, keepdim=True) + 1e-8)
 
 
 def at_every_write(name: str, hook: HookFunction) -> Intervention:
@@ -59,13 +76,10 @@ def addition(vector: Float[Tensor, " d_model"], layer: int, coefficient: float) 
     def add(activation: Tensor, hook: Any) -> Tensor:
         return activation + scaled.to(activation)
 
-    return Intervention("actadd", lambda n_layers: [(f"blocks.{layer}.hook_resid_pre", add)])
+    return Intervention("actadd", lambda n_layers: [(f"blocks.{layer}.hook_resid_pre", add)], added=(layer, scaled))
 
 
-def _project_out(direction: Float[Tensor, " d_model"]) -> HookFunction:
-    direction = direction.detach().to(torch.float64)
-    unit = direction / (direction.norm() + 1e-8)
-
+def _project_out(unit: Float[Tensor, " d_model"]) -> HookFunction:
     def project(activation: Tensor, hook: Any) -> Tensor:
         # Half-precision streams are projected in float32: the product r.x loses too many bits otherwise.
         wide = activation if activation.dtype in (torch.float32, torch.float64) else activation.float()
@@ -76,7 +90,7 @@ def _project_out(direction: Float[Tensor, " d_model"]) -> HookFunction:
 
 
 @contextmanager
-def intervene(bridge: TransformerBridge, intervention: Intervention) -> Iterator[None]:
+def intervene(bridge: TransformerBridge | HookedModel, intervention: Intervention) -> Iterator[None]:
     """Run the body with the intervention's hooks on the model; they come off at the end, also after an exception."""
     pairs = list(intervention.hooks(bridge.cfg.n_layers))
     for name, _ in pairs:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import Qwen2Config
 
+    from refusal_lightning.models.hooked import HookedModel
+
 DeviceMap = str | dict[str, int | str]
 """`auto`, or the device of each part of a model: a GPU's number, `cpu` or `disk`."""
 
@@ -65,6 +67,7 @@ class ChatModel:
     qwen1_config: Qwen2Config | None = field(default=None, repr=False)
     """Set for a first-generation Qwen model, which is loaded as a Qwen-2 one of this configuration."""
     _bridge: TransformerBridge | None = field(default=None, repr=False)
+    _decoder: HookedModel | None = field(default=None, repr=False)
 
     @property
     def n_positions(self) -> int:
@@ -139,6 +142,16 @@ class ChatModel:
         embedding = torch.device(str(self.bridge(device).cfg.device))
         # Weights that are off-loaded are nowhere until they are needed; then they are in the CPU's memory.
         return torch.device("cpu") if embedding.type == "meta" else embedding
+
+    def decoder(self, device: str | torch.device) -> HookedModel:
+        """The same weights for decoding, without the bridge's price per pass where that can be had; kept as well."""
+        from refusal_lightning.models.hooked import bridged_model, hooked_model
+
+        if self._decoder is None:
+            bridge = self.bridge(device)
+            # A model that is spread over devices is called as it was spread.
+            self._decoder = hooked_model(bridge) if self.device_map is None else bridged_model(bridge)
+        return self._decoder
 
 
 def load_chat_model(

@@ -6,13 +6,16 @@ and TransformerBridge's stops on one end token only.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
+
+Choose = Callable[[Float[Tensor, "row vocab"], list[int], int], Int[Tensor, " row"]]
+"""Next tokens from logits, for the rows of these numbers, each of which has so many tokens already."""
 
 
 def decode_greedily(
@@ -25,13 +28,27 @@ def decode_greedily(
     """The likeliest continuation of each left-padded prompt, as token ids without the stop token.
 
     ``model`` is a Hugging Face causal language model, hooks and all; they act at the prompt and at every step.
+    """
+    return decode_batch(model, ids, mask, stop_ids, max_new_tokens, lambda logits, rows, step: logits.argmax(-1))
+
+
+def decode_batch(
+    model: Any,
+    ids: Int[Tensor, "prompt token"],
+    mask: Int[Tensor, "prompt token"],
+    stop_ids: Collection[int],
+    max_new_tokens: int,
+    choose: Choose,
+) -> list[list[int]]:
+    """The continuation of each left-padded prompt, with the model's own kind of cache.
+
     A row that has met a stop token leaves the batch, so the rest does not pay for it.
     """
     answers: list[list[int]] = [[] for _ in range(len(ids))]
     alive = list(range(len(ids)))
     cache = DynamicCache(config=model.config)
     tokens = ids
-    for _ in range(max_new_tokens):
+    for step in range(max_new_tokens):
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
         logits = model(
             input_ids=tokens,
@@ -41,7 +58,7 @@ def decode_greedily(
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
-        chosen = logits.argmax(-1).to(ids.device)
+        chosen = choose(logits, alive, step).to(ids.device)
         going_on = []
         for row, token in enumerate(chosen.tolist()):
             if token not in stop_ids:

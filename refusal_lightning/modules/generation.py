@@ -1,52 +1,138 @@
-"""Answers under an intervention."""
+"""Answers under interventions."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from jaxtyping import Int
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from refusal_lightning.interventions import Intervention, intervene
 from refusal_lightning.models import ChatModel
+from refusal_lightning.models.hooked import HookedModel
+from refusal_lightning.models.tokens import left_pad
 from refusal_lightning.modules.base import ModelModule
-from refusal_lightning.modules.decoding import decode_greedily
+from refusal_lightning.modules.batch_size import rows_that_fit
+from refusal_lightning.modules.decoding import decode_batch
+from refusal_lightning.modules.refilling import Row, decode_rows
+from refusal_lightning.modules.sampling import Sampling
+
+APART = 16
+"""Rows at a time for models whose memory is not estimated."""
 
 
 @dataclass
 class GenerationBatch:
-    """Left-padded prompts; ``prompts`` are their numbers in the set."""
+    """Rows to answer together: each a prompt's token ids, its hash, and the number of its intervention.
 
-    prompts: list[int]
-    ids: Int[Tensor, "prompt token"]
-    mask: Int[Tensor, "prompt token"]
+    ``names`` say which rows they are, and are not looked at.
+    """
+
+    names: list[Any]
+    token_ids: list[list[int]]
+    hashes: list[str]
+    interventions: list[int]
 
 
 @dataclass
 class Answers:
     """The answers to a batch: texts, and their token counts before any cut of white space."""
 
-    prompts: list[int]
+    names: list[Any]
     texts: list[str]
     n_tokens: list[int]
 
 
 class GenerationModule(ModelModule):
-    """``predict_step`` decodes greedily with the intervention's hooks on, at the prompt and at every step."""
+    """``predict_step`` answers a batch of rows, each under its own intervention, at the prompt and at every step.
 
-    def __init__(self, model: ChatModel, intervention: Intervention, max_new_tokens: int) -> None:
+    ``n_slots`` rows are decoded at a time (None: as many as memory holds). Where GPU memory runs out nevertheless, half
+    as many are, from then on, and ``tell`` hears of it.
+    """
+
+    def __init__(
+        self,
+        model: ChatModel,
+        interventions: Sequence[Intervention],
+        max_new_tokens: int,
+        n_slots: int | None,
+        sampling: Sampling | None = None,
+        tell: Callable[[str], None] = print,
+    ) -> None:
         super().__init__(model)
-        self.intervention = intervention
-        self.max_new_tokens = max_new_tokens
+        self.interventions, self.max_new_tokens = list(interventions), max_new_tokens
+        self.n_slots, self.sampling, self.tell = n_slots, sampling, tell
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self.model.decoder(self.device)
 
     def predict_step(self, batch: GenerationBatch, batch_idx: int = 0) -> Answers:
-        with intervene(self.bridge, self.intervention):
-            answers = decode_greedily(
-                self.bridge.original_model,
-                batch.ids,
-                batch.mask,
-                set(self.model.stop_ids),
-                self.max_new_tokens,
-            )
+        draws: list[Tensor | None] = [None] * len(batch.hashes)
+        if self.sampling is not None:
+            draws = [
+                self.sampling.draws(name, self.interventions[number].name, self.max_new_tokens)
+                for name, number in zip(batch.hashes, batch.interventions, strict=True)
+            ]
+        rows = [Row(*each) for each in zip(batch.token_ids, batch.interventions, draws, strict=True)]
+        answers = self._decode(self.model.decoder(self.device), rows)
         texts = [self.model.tokenizer.decode(a, skip_special_tokens=True).strip() for a in answers]
-        return Answers(batch.prompts, texts, [len(a) for a in answers])
+        return Answers(batch.names, texts, [len(a) for a in answers])
+
+    def _decode(self, model: HookedModel, rows: list[Row]) -> list[list[int]]:
+        stop_ids = set(self.model.stop_ids)
+        # Slots are memory of one device; a spread model's layers are on several.
+        if self.model.device_map is not None or not can_refill(model.model):
+            return self._decode_apart(model, rows, stop_ids)
+        longest = max(len(row.token_ids) for row in rows) + self.max_new_tokens
+        n_slots = self.n_slots or rows_that_fit(model.model, longest)
+        while True:
+            try:
+                return decode_rows(
+                    model, rows, self.interventions, stop_ids, self.max_new_tokens, n_slots, self.sampling
+                )
+            except torch.OutOfMemoryError:
+                if n_slots == 1:
+                    raise
+            self.n_slots = n_slots = n_slots // 2
+            torch.cuda.empty_cache()
+            self.tell(f"evaluate: out of GPU memory, going on with {n_slots} rows at a time (evaluate.batch_size)")
+
+    def _decode_apart(self, model: HookedModel, rows: list[Row], stop_ids: set[int]) -> list[list[int]]:
+        """Each intervention's rows by themselves, no newcomers, with the model's own cache."""
+        answers: list[list[int]] = [[] for _ in rows]
+        size, device = self.n_slots or APART, self.model.input_device(self.device)
+        for number, intervention in enumerate(self.interventions):
+            index = [i for i, row in enumerate(rows) if row.intervention == number]
+            for some in (index[i : i + size] for i in range(0, len(index), size)):
+
+                def choose(
+                    logits: Float[Tensor, "row vocab"], alive: list[int], step: int, some: list[int] = some
+                ) -> Int[Tensor, " row"]:
+                    if self.sampling is None:
+                        return logits.argmax(-1)
+                    return self.sampling.choose(logits, torch.stack([rows[some[i]].draw(step) for i in alive]))
+
+                ids, mask = (t.to(device) for t in left_pad([rows[i].token_ids for i in some]))
+                with intervene(model, intervention):
+                    made = decode_batch(model.model, ids, mask, stop_ids, self.max_new_tokens, choose)
+                for i, answer in zip(some, made, strict=True):
+                    answers[i] = answer
+        return answers
+
+
+def can_refill(model: Any) -> bool:
+    """Whether rows may come and go: where every layer keeps keys and values, and attends to all or to a window.
+
+    Chunked attention counts columns from the batch's beginning, recurrent layers keep no columns, and layers that share
+    another's keys have none of their own.
+    """
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    layers = DynamicCache(config=config).layers
+    columns = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+    return columns and not kinds and not getattr(config, "num_kv_shared_layers", 0)

@@ -36,10 +36,7 @@ class PromptSetTokens:
 
     def __init__(self, prompts: Sequence[Sequence[int]], batch_size: int, window: int | None, device: Any) -> None:
         """``window`` is the model's sliding attention window, if any: prompts that exceed it share nothing."""
-        longest = max(len(p) for p in prompts)
-        shared = _shared_length([p[:-1] for p in prompts])
-        if shared < WORTH_SHARING or (window is not None and longest > window):
-            shared = 0
+        shared = shared_length(prompts, window, max(len(p) for p in prompts))
         self.n_prompts = len(prompts)
         self.prefix = torch.tensor([list(prompts[0][:shared])], dtype=torch.long, device=device)
         rests = [p[shared:] for p in prompts]
@@ -77,8 +74,22 @@ def last_logits(
     if not past:
         return _float(model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1).logits[:, -1])
     assert row_of_past is not None
+    return _float(continued_pass(model, ids, mask, past, row_of_past)[0])
+
+
+def continued_pass(
+    model: Any,
+    ids: Int[Tensor, "row token"],
+    mask: Int[Tensor, "row token"],
+    past: Sequence[tuple[Tensor, Tensor]],
+    row_of_past: Int[Tensor, " row"],
+) -> tuple[Float[Tensor, "row vocab"], DynamicCache, Int[Tensor, "row column"]]:
+    """Logits at the last token, and keys, values and mask of the whole rows, shared beginning (if any) included.
+
+    Every layer's cache is as long as the rows, windowed or not: what a window hides is masked.
+    """
     cache = DynamicCache()
-    length = max(keys.shape[-2] for keys, _ in past)
+    length = max((keys.shape[-2] for keys, _ in past), default=0)
     for number, (keys, values) in enumerate(past):
         if keys.shape[0]:
             rows = row_of_past.to(keys.device)
@@ -96,7 +107,17 @@ def last_logits(
         use_cache=True,
         logits_to_keep=1,
     )
-    return _float(out.logits[:, -1])
+    return out.logits[:, -1], cache, whole
+
+
+def shared_length(prompts: Sequence[Sequence[int]], window: int | None, longest: int) -> int:
+    """How many tokens of the beginning to compute once: 0 where it is not worth it.
+
+    ``window`` is the model's sliding attention window, if any; rows of up to ``longest`` tokens that exceed it share
+    nothing, since padding after the beginning would then move it out of sight.
+    """
+    shared = _shared_length([p[:-1] for p in prompts])
+    return 0 if shared < WORTH_SHARING or (window is not None and longest > window) else shared
 
 
 def _shared_length(prompts: Sequence[Sequence[int]]) -> int:

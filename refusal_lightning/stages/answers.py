@@ -1,19 +1,29 @@
-"""Answers to a set of prompts under one intervention, continued from a journal."""
+"""Answers to sets of prompts under interventions, continued from a journal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from refusal_lightning.config import TrainerConfig
 from refusal_lightning.interventions import Intervention
 from refusal_lightning.models import ChatModel
-from refusal_lightning.models.tokens import left_pad, length_batches
-from refusal_lightning.stages.console import say
+from refusal_lightning.stages.console import is_main_process, say
+from refusal_lightning.stages.files import digest, write_json
 from refusal_lightning.stages.prompts import PromptSet
 from refusal_lightning.writers.journal import Journal
+
+if TYPE_CHECKING:
+    from refusal_lightning.modules.sampling import Sampling
+
+UNIT_ROWS = 384
+"""Answers that are made and written together where the batch size is left to the memory: what a kill may cost."""
+UNIT_BATCHES = 4
+"""The same where the batch size is given, in batches: room for rows that end to make place for others."""
 
 
 @dataclass(frozen=True)
@@ -24,58 +34,113 @@ class Answer:
     n_tokens: int
 
 
+@dataclass(frozen=True)
+class Task:
+    """A set of prompts to answer under an intervention; ``key`` says what the answers depend on."""
+
+    prompts: PromptSet
+    intervention: Intervention
+    key: str
+
+
 def generate_answers(
     chat: ChatModel,
     trainer: TrainerConfig,
-    intervention: Intervention,
-    prompts: PromptSet,
-    journal_folder: Path,
+    tasks: Sequence[Task],
+    folder: Path,
     *,
     max_new_tokens: int,
-    batch_size: int,
-) -> tuple[list[Answer], int]:
-    """Answers in the order of the prompts, and how many were generated now (the rest was in the journal).
+    batch_size: int | None,
+    sampling: Sampling | None = None,
+) -> tuple[list[list[Answer]], int]:
+    """Each task's answers in the order of its prompts, and how many were generated now (the rest was in the journal).
 
-    Batches are fixed by the whole set, and a batch that a kill left unfinished is run again whole, so a continued
-    run computes exactly what an undisturbed one does.
+    All tasks' rows are divided into units by length, so rows under several interventions share a batch. A unit that a
+    kill left unfinished is run again whole, so a continued run computes exactly what an undisturbed one does.
     """
-    journal = Journal(journal_folder)
+    journal = Journal(folder / "answers")
     answers = _read(journal)
-    batches = length_batches([len(ids) for ids in prompts.token_ids], batch_size)
-    pending = [batch for batch in batches if any(i not in answers for i in batch)]
+    wanted = _together(tasks, answers, folder / "answers-plan.json", batch_size)
+    size = UNIT_ROWS if batch_size is None else UNIT_BATCHES * batch_size
+    rows = {(task, i): len(ids) for task in wanted for i, ids in enumerate(tasks[task].prompts.token_ids)}
+    units = divide(rows, size)
+    pending = [unit for unit in units if any((tasks[task].key, prompt) not in answers for task, prompt in unit)]
+    count = sum(len(unit) for unit in pending)
     if pending:
-        count = sum(len(batch) for batch in pending)
-        say(f"evaluate: {count} answers to {prompts.name} under {intervention.name}")
-        _predict(chat, trainer, intervention, prompts, journal, pending, max_new_tokens)
+        at_work = [tasks[number] for number in sorted({task for unit in pending for task, _ in unit})]
+        names = dict.fromkeys(task.prompts.name for task in at_work)
+        acting = dict.fromkeys(task.intervention.name for task in at_work)
+        say(f"evaluate: {count} answers to {', '.join(names)} under {', '.join(acting)}")
+        _predict(chat, trainer, tasks, journal, pending, max_new_tokens, batch_size, sampling)
         answers = _read(journal)
-    return [answers[i] for i in range(len(prompts))], sum(len(batch) for batch in pending)
+    return [[answers[task.key, i] for i in range(len(task.prompts))] for task in tasks], count
 
 
-def _read(journal: Journal) -> dict[int, Answer]:
-    return {record["prompt"]: Answer(record["response"], record["n_tokens"]) for record in journal}
+def divide(rows: dict[tuple[int, int], int], size: int) -> list[list[tuple[int, int]]]:
+    """Units of at most ``size`` rows, alike in number, by prompt length (ties by prompt, then task).
+
+    Depends on nothing but its arguments: neither on what is done already nor on the number of processes.
+    """
+    ordered = sorted(rows, key=lambda row: (rows[row], row[1], row[0]))
+    n_units = -(-len(ordered) // size)
+    bounds = [round(i * len(ordered) / n_units) for i in range(n_units + 1)] if n_units else [0]
+    return [ordered[a:b] for a, b in pairwise(bounds)]
+
+
+def _together(
+    tasks: Sequence[Task], answers: dict[tuple[str, int], Answer], path: Path, batch_size: int | None
+) -> list[int]:
+    """Which tasks are computed together: those that lacked answers when the same request was first made.
+
+    It is kept on disk, so that a run that goes on divides its rows as the killed one did, while an intervention added
+    to a finished run does not have the others computed again.
+    """
+    request = digest([[task.key for task in tasks], batch_size])
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        if plan["request"] == request:
+            return list(plan["tasks"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    lacking = [n for n, t in enumerate(tasks) if any((t.key, i) not in answers for i in range(len(t.prompts)))]
+    if lacking and is_main_process():
+        write_json(path, {"request": request, "tasks": lacking})
+    return lacking
+
+
+def _read(journal: Journal) -> dict[tuple[str, int], Answer]:
+    return {(record["task"], record["prompt"]): Answer(record["response"], record["n_tokens"]) for record in journal}
 
 
 def _predict(
     chat: ChatModel,
     trainer: TrainerConfig,
-    intervention: Intervention,
-    prompts: PromptSet,
+    tasks: Sequence[Task],
     journal: Journal,
-    pending: list[list[int]],
+    pending: list[list[tuple[int, int]]],
     max_new_tokens: int,
+    batch_size: int | None,
+    sampling: Sampling | None,
 ) -> None:
     from refusal_lightning.data.work import WorkDataModule
     from refusal_lightning.modules.generation import Answers, GenerationBatch, GenerationModule
     from refusal_lightning.stages.trainer import run_predict
     from refusal_lightning.writers.journal_writer import JournalWriter
 
-    def expand(index: list[int]) -> Iterator[GenerationBatch]:
-        yield GenerationBatch(index, *left_pad([prompts.token_ids[i] for i in index]))
+    def expand(unit: list[tuple[int, int]]) -> Iterator[GenerationBatch]:
+        yield GenerationBatch(
+            names=unit,
+            token_ids=[tasks[task].prompts.token_ids[prompt] for task, prompt in unit],
+            hashes=[tasks[task].prompts.hashes[prompt] for task, prompt in unit],
+            interventions=[task for task, _ in unit],
+        )
 
-    def records(answers: Answers) -> Iterable[dict[str, Any]]:
-        for prompt, text, n_tokens in zip(answers.prompts, answers.texts, answers.n_tokens, strict=True):
-            yield {"prompt": prompt, "response": text, "n_tokens": n_tokens}
+    def records(made: Answers) -> Iterable[dict[str, Any]]:
+        for (task, prompt), text, n_tokens in zip(made.names, made.texts, made.n_tokens, strict=True):
+            yield {"task": tasks[task].key, "prompt": prompt, "response": text, "n_tokens": n_tokens}
 
     work = WorkDataModule(pending=lambda: pending, expand=expand)
-    module = GenerationModule(chat, intervention, max_new_tokens)
+    module = GenerationModule(
+        chat, [task.intervention for task in tasks], max_new_tokens, batch_size, sampling, tell=say
+    )
     run_predict(trainer, module, work, [JournalWriter(journal, records)])

@@ -24,9 +24,10 @@ from refusal_lightning.judges.answers import AnswerFile
 from refusal_lightning.judges.comparison import compare_evaluations
 from refusal_lightning.judges.rates import evaluate_completions
 from refusal_lightning.models import ChatModel
+from refusal_lightning.modules.sampling import Sampling
 from refusal_lightning.report.html import render_report
 from refusal_lightning.report.summary import read_summary, terminal_table
-from refusal_lightning.stages.answers import Answer, generate_answers
+from refusal_lightning.stages.answers import Answer, Task, generate_answers
 from refusal_lightning.stages.console import is_main_process, say
 from refusal_lightning.stages.files import digest, write_json
 from refusal_lightning.stages.loss_texts import OWN_COMPLETIONS, own_completions, read_loss_sets
@@ -78,31 +79,26 @@ def evaluate(
     run.prepare()
     sets = evaluation_sets(chat, data, evaluate)
     loss_sets = read_loss_sets(chat, data, evaluate)
-    computed = 0
-    answers: dict[tuple[str, str], list[Answer]] = {}
+    sampling = Sampling(**asdict(evaluate.sampling)) if evaluate.sampling else None
+    tasks: dict[tuple[str, str], Task] = {}
     for item in sets:
         for name in evaluate.interventions:
             planned = plan(name, direction, layer, item.kind)
-            key = digest(
-                [
-                    chat.identity,
-                    planned.depends_on,
-                    chat.stop_ids,
-                    evaluate.max_new_tokens,
-                    item.prompts.hashes,
-                ]
-            )
-            found, new = generate_answers(
-                chat,
-                trainer,
-                planned.intervention,
-                item.prompts,
-                run.journal(f"answers-{item.prompts.name}-{name}", key),
-                max_new_tokens=evaluate.max_new_tokens,
-                batch_size=evaluate.batch_size,
-            )
-            answers[item.prompts.name, name] = found
-            computed += new
+            depends_on = [chat.identity, planned.depends_on, chat.stop_ids, evaluate.max_new_tokens]
+            if sampling is not None:
+                depends_on.append(asdict(sampling))
+            key = digest([*depends_on, item.prompts.hashes])
+            tasks[item.prompts.name, name] = Task(item.prompts, planned.intervention, key)
+    found, computed = generate_answers(
+        chat,
+        trainer,
+        list(tasks.values()),
+        run.path / ".journal",
+        max_new_tokens=evaluate.max_new_tokens,
+        batch_size=evaluate.batch_size,
+        sampling=sampling,
+    )
+    answers: dict[tuple[str, str], list[Answer]] = dict(zip(tasks, found, strict=True))
 
     own = [
         (instruction, answer.response)

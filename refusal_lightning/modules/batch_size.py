@@ -1,0 +1,57 @@
+"""How many rows to decode at a time: as many as memory holds, up to where more bring nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from refusal_lightning.modules.refilling import PROMPT_TOKENS
+from refusal_lightning.modules.slot_cache import SLACK
+
+MOST = {"cpu": 96, "cuda": 384}
+"""Beyond, a CPU is busy with arithmetic, and a GPU's unit of work would take too long to lose."""
+SHARE = {"cpu": 0.5, "cuda": 0.85}
+"""Share of the device's memory to plan with; the rest is for what the estimate does not know."""
+
+
+def rows_that_fit(model: Any, longest: int) -> int:
+    """Rows of up to ``longest`` tokens (prompt and answer) that the model's device holds, at least 1.
+
+    The device's whole memory counts, not what happens to be free, so one machine always gives the same batches.
+    """
+    weight = model.get_input_embeddings().weight
+    kind = weight.device.type
+    total = torch.cuda.get_device_properties(weight.device).total_memory if kind == "cuda" else host_memory()
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    config = model.config.get_text_config()
+    # A pass over prompts: queries, keys, values, the MLP's middle, and copies of the stream.
+    prompts = PROMPT_TOKENS * (12 * config.hidden_size + 3 * _widest(config)) * weight.itemsize
+    free = SHARE.get(kind, 0.5) * total - weights - prompts
+    return max(1, min(MOST.get(kind, 96), int(free // row_bytes(config, longest, weight.itemsize))))
+
+
+def row_bytes(config: Any, longest: int, itemsize: int) -> int:
+    """Bytes of a row: keys and values of every layer, twice for one layer's copies, and its logits."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    column = 2 * heads * d_head * itemsize
+    # Attention may repeat a layer's keys and values for every query head, and holds its scores in float32.
+    repeated = 2 * config.num_attention_heads * d_head * itemsize + 8 * config.num_attention_heads
+    return (longest + SLACK) * (config.num_hidden_layers * column + repeated) + config.vocab_size * (itemsize + 12)
+
+
+def host_memory() -> int:
+    """Bytes of main memory, or of this container's share of it."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):
+        return total
+
+
+def _widest(config: Any) -> int:
+    sizes = (getattr(config, name, None) or 0 for name in ("intermediate_size", "moe_intermediate_size"))
+    return max(*sizes, 4 * config.hidden_size)
