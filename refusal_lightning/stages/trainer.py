@@ -28,7 +28,6 @@ for _message in (
     ".*srun.*command is available.*",
     ".*infer the batch indices.*",  # batches carry their own row numbers
     ".*LeafSpec.*is deprecated.*",
-    ".*overridden `transfer_batch_to_device`.*",  # ours is meant: the model may be spread over devices
     ".*overridden `transfer_batch_to_device`.*",  # the model knows where its embedding is
 ):
     warnings.filterwarnings("ignore", message=_message)
