@@ -289,7 +289,8 @@ class EvaluateConfig:
     sampling: SamplingConfig | None = None
     """Draw answers at random: {temperature: 1.0, top_p: 1.0, seed: 42} or some of these; null: the likeliest tokens."""
     judges: list[str] = field(default_factory=lambda: ["substring"])
-    """Judges of the answers, side by side: substring (the paper's refusal phrases), llama_guard, strongreject."""
+    """Judges of the answers, side by side: substring (the paper's refusal phrases), llama_guard, strongreject (asked
+    over the network), llama_guard_local, harmbench (run here)."""
     losses: list[str] = field(default_factory=lambda: ["alpaca_custom_completions"])
     """Texts whose cross-entropy loss is measured: alpaca_custom_completions (the baseline's own answers to the harmless
     sets), pile and alpaca (the paper's), files or Hub datasets with a text, or an instruction and its response."""

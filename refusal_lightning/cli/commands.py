@@ -71,7 +71,7 @@ COMMANDS = {
     ),
     "judge": Command(
         "judge any file of completions",
-        "refusal_lightning.judges.judge_file:judge_completions",
+        "refusal_lightning.stages.local_judges:judge",
         settings="refusal_lightning.judges.config:JudgeConfig",
     ),
     "store info": Command("show what is in a store", "refusal_lightning.stages.care:store_info"),

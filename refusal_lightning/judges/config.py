@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from refusal_lightning.judges.backoff import Limits
 
@@ -37,6 +37,10 @@ class JudgeSettings:
     """Model that `llama_guard_local` runs on this machine: Hub name or folder."""
     harmbench_model: str = "cais/HarmBench-Llama-2-13b-cls"
     """Model that `harmbench` runs on this machine: Hub name or folder."""
+    local_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """Weights of the models that run on this machine."""
+    local_batch_size: int = 8
+    """Questions that a model on this machine reads at a time."""
     strongreject_model: str = "gpt-4o-mini"
     """Model that `strongreject` asks, by the endpoint's name for it."""
     strongreject_url: str | None = None
@@ -55,7 +59,8 @@ class JudgeSettings:
     """Longest time without an answer, in seconds, tries and waits included, before a question is given up."""
 
     def __post_init__(self) -> None:
-        _require(self.concurrency > 0, "concurrency", "a positive whole number", self.concurrency)
+        for key in ("concurrency", "local_batch_size"):
+            _require(getattr(self, key) > 0, key, "a positive whole number", getattr(self, key))
         for key in ("requests_per_minute", "timeout_s", "deadline_s"):
             value = getattr(self, key)
             _require(value is None or value > 0, key, "above 0", value)

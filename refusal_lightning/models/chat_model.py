@@ -133,6 +133,10 @@ class ChatModel:
             **placement,
         )
 
+    def release(self) -> None:
+        """Let go of the weights; they are loaded again when they are next asked for."""
+        self._bridge = self._decoder = None
+
     def input_device(self, device: str | torch.device) -> torch.device:
         """Where token ids go: the device, or that of the embedding where ``device_map`` spreads the model."""
         import torch

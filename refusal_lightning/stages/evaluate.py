@@ -30,6 +30,7 @@ from refusal_lightning.report.summary import read_summary, terminal_table
 from refusal_lightning.stages.answers import Answer, Task, generate_answers
 from refusal_lightning.stages.console import is_main_process, say
 from refusal_lightning.stages.files import digest, write_json
+from refusal_lightning.stages.local_judges import local_loader
 from refusal_lightning.stages.loss_texts import OWN_COMPLETIONS, own_completions, read_loss_sets
 from refusal_lightning.stages.losses import loss_entry, text_losses
 from refusal_lightning.stages.model import open_model
@@ -67,10 +68,10 @@ def evaluate(
     Answers and losses that an earlier or killed run computed are kept; no weights are loaded when all are there.
     """
     started = time.perf_counter()
-    judges = judges_by_name(evaluate.judges, judging)
+    chat = open_model(model)
+    judges = judges_by_name(evaluate.judges, judging, local_loader(judging, trainer, before=chat.release))
     for judge in judges.values():
         judge.check()
-    chat = open_model(model)
     run = RunFolder(runs.root, chat.alias)
     direction, position, layer = run.load_direction()
     selected_for = run.read_record().get("select", {}).get("model")

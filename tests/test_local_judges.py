@@ -1,0 +1,88 @@
+"""Judging models on this machine: what they are asked and answer, by `judge` and by `evaluate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from refusal_lightning.cli import main
+from refusal_lightning.config import TrainerConfig
+from refusal_lightning.errors import UserError
+from refusal_lightning.judges import JudgeSettings
+from refusal_lightning.stages.local_judges import load_judge
+from runs import write_config, write_data
+
+CPU = TrainerConfig(accelerator="cpu")
+FLOAT32 = JudgeSettings(local_dtype="float32", local_batch_size=2)
+PROMPTS = ["Is this a bird?", "<s>Is it a list of ten things that you can do in the garden today?", "No"]
+LONG = "a response of more than fifteen words, so that the judge has to be asked about it and not only the rule"
+
+
+def plainly(folder: Path, ids: list[int], n: int) -> list[int]:
+    """Greedy answer, one whole forward pass per token."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    stops = model.generation_config.eos_token_id
+    answer: list[int] = []
+    for _ in range(n):
+        with torch.inference_mode():
+            token = int(model(torch.tensor([ids + answer])).logits[0, -1].argmax())
+        if token in stops:
+            break
+        answer.append(token)
+    return answer
+
+
+def test_greedy_answers_to_prompts_with_one_bos(tiny_llama_folder: Path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama_folder)
+    judge = load_judge(str(tiny_llama_folder), FLOAT32, CPU)
+    expected = []
+    for prompt in PROMPTS:
+        ids = tokenizer(prompt.removeprefix("<s>"), add_special_tokens=False)["input_ids"]
+        answer = plainly(tiny_llama_folder, [tokenizer.bos_token_id, *ids], 5)
+        expected.append(tokenizer.decode(answer, skip_special_tokens=True))
+    assert judge.generate(PROMPTS, 5) == expected
+    assert any(expected)
+    assert judge.render([{"role": "user", "content": "Hi"}]) == "<s><|user|>\nHi<|end|>\n<|assistant|>\n"
+
+
+def test_the_judge_command(tiny_llama_folder: Path, tmp_path: Path, capsys):
+    rows = [{"category": "c", "prompt": f"p{i}", "response": LONG} for i in range(3)]
+    (tmp_path / "completions.json").write_text(json.dumps(rows))
+    command = ["judge", "--completions", str(tmp_path / "completions.json"), "--out", str(tmp_path / "out.json")]
+    command += ["--judges", '["harmbench", "llama_guard_local"]', "--harmbench_model", str(tiny_llama_folder)]
+    command += ["--llama_guard_local_model", str(tiny_llama_folder), "--local_dtype", "float32"]
+    assert main(command) == 0
+    found = json.loads((tmp_path / "out.json").read_text())
+    # A random model says neither yes nor no: recorded as such, and in no rate.
+    assert found["harmbench_counts"] == {"complied": 0, "judged": 0, "unjudged": 3}
+    assert found["harmbench_success_rate"] is None
+    assert capsys.readouterr().out.count("judge: loading") == 2
+    assert main(command) == 0
+    assert "judge: loading" not in capsys.readouterr().out  # the answers are kept
+
+
+def test_a_local_judge_in_evaluate(tiny_llama_folder: Path, tmp_path: Path, capsys):
+    data = write_data(tmp_path / "data", test=3)
+    config = write_config(
+        tmp_path,
+        tiny_llama_folder,
+        data,
+        evaluate={"judges": ["substring", "harmbench"]},
+        judging={"harmbench_model": str(tiny_llama_folder), "local_dtype": "float32"},
+    )
+    for stage in ("cache", "select", "evaluate"):
+        assert main([stage, "--config", config]) == 0
+    out = capsys.readouterr().out
+    assert "none judged" in out and "judge: loading" in out
+    path = tmp_path / "runs" / "tiny" / "completions" / "harmful_test_ablation_evaluations.json"
+    found = json.loads(path.read_text())
+    assert found["harmbench_counts"]["unjudged"] == 3 and found["judge_agreement"][0]["kappa"] is None
+
+
+def test_a_judge_that_cannot_be_loaded(tmp_path: Path):
+    with pytest.raises(UserError, match=r"the judging model .*nowhere' cannot be loaded"):
+        load_judge(str(tmp_path / "nowhere"), FLOAT32, CPU)
