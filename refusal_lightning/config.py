@@ -168,8 +168,9 @@ class TrainerConfig:
     """Devices (processes) per node: a number or `auto`."""
     num_nodes: int = 1
     """Number of machines (nodes) that the processes run on."""
-    strategy: str = "auto"
-    """Lightning strategy: auto or ddp (one replica per device)."""
+    strategy: Literal["auto", "ddp", "device_map"] = "auto"
+    """ddp (one process and one copy of the model per device), device_map (one process per node, with one copy over all
+    its devices), or auto (ddp where there are several devices or nodes)."""
     progress_bar: bool = True
     """Show progress bars."""
     timeout_minutes: float = 10080.0

@@ -12,6 +12,7 @@ from refusal_lightning import __version__
 from refusal_lightning.cli.commands import COMMANDS
 from refusal_lightning.cli.parsing import load, parse
 from refusal_lightning.errors import UserError
+from refusal_lightning.stages.console import process_name
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,5 +84,6 @@ def _overview() -> str:
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"refusal_lightning: error: {message}", file=sys.stderr, flush=True)
+    where = f" in {name}" if (name := process_name()) else ""
+    print(f"refusal_lightning: error{where}: {message}", file=sys.stderr, flush=True)
     return status

@@ -11,6 +11,7 @@ from refusal_lightning.data.datasets import HARMTYPES, SPLITS
 from refusal_lightning.errors import UserError
 from refusal_lightning.models import ChatModel
 from refusal_lightning.models.tokens import left_pad, length_batches
+from refusal_lightning.stages.company import agree, in_company, require_shared
 from refusal_lightning.stages.console import say
 from refusal_lightning.stages.files import digest
 from refusal_lightning.stages.model import open_model
@@ -20,16 +21,19 @@ from refusal_lightning.stages.versions import package_versions
 from refusal_lightning.store import ActivationStore, Layout, PromptRecord, Shard
 
 
+@in_company
 def cache(model: ModelConfig, data: DataConfig, store: StoreConfig, trainer: TrainerConfig, cache: CacheConfig) -> None:
     """Put the drawn training and validation prompts, and any further datasets, into the store.
 
     Continues where a killed run stopped; loads no weights when there is nothing to do.
     """
-    chat = open_model(model)
+    chat = open_model(model, trainer)
     sets = drawn_sets(chat, data)
     for name in cache.datasets:
         sets[name] = prompt_set(name, [row["instruction"] for row in rows_of(name, data)], chat)
     tokens = {h: ids for s in sets.values() for h, ids in zip(s.hashes, s.token_ids, strict=True)}
+    agree({"model": digest(chat.identity), "prompts": digest(list(tokens))})
+    require_shared(store.root, "store.root")
     url = store_url(chat, store, cache)
     layout = store_layout(chat, cache)
     _refuse_short_prompts(layout, tokens)

@@ -28,6 +28,7 @@ from refusal_lightning.modules.sampling import Sampling
 from refusal_lightning.report.html import render_report
 from refusal_lightning.report.summary import read_summary, terminal_table
 from refusal_lightning.stages.answers import Answer, Task, generate_answers
+from refusal_lightning.stages.company import agree, in_company, require_shared
 from refusal_lightning.stages.console import is_main_process, say
 from refusal_lightning.stages.files import digest, write_json
 from refusal_lightning.stages.local_judges import local_loader
@@ -55,6 +56,7 @@ class Planned:
     depends_on: list[Any]
 
 
+@in_company
 def evaluate(
     model: ModelConfig,
     data: DataConfig,
@@ -68,7 +70,7 @@ def evaluate(
     Answers and losses that an earlier or killed run computed are kept; no weights are loaded when all are there.
     """
     started = time.perf_counter()
-    chat = open_model(model)
+    chat = open_model(model, trainer)
     judges = judges_by_name(evaluate.judges, judging, local_loader(judging, trainer, before=chat.release))
     for judge in judges.values():
         judge.check()
@@ -78,8 +80,17 @@ def evaluate(
     if selected_for != chat.identity:
         raise UserError(f"the direction in {run.path} was selected for another model or template; run `select` first")
     run.prepare()
+    require_shared(run.path, "runs.root")
     sets = evaluation_sets(chat, data, evaluate)
     loss_sets = read_loss_sets(chat, data, evaluate)
+    agree(
+        {
+            "model": digest(chat.identity),
+            "direction": digest(direction.tolist()),
+            "prompts": digest([item.prompts.hashes for item in sets]),
+            "texts": digest(loss_sets),
+        }
+    )
     sampling = Sampling(**asdict(evaluate.sampling)) if evaluate.sampling else None
     tasks: dict[tuple[str, str], Task] = {}
     for item in sets:

@@ -40,7 +40,7 @@ def text_losses(
         say(f"evaluate: loss of {sum(map(len, pending))} texts under {intervention.name}")
         _predict(chat, trainer, intervention, tokens, journal, pending)
         sums = _read(journal)
-    return [sums.get(i, (0.0, 0)) for i in range(len(texts))], sum(len(batch) for batch in pending)
+    return [sums[i] if i in tokens else (0.0, 0) for i in range(len(texts))], sum(len(batch) for batch in pending)
 
 
 def loss_entry(sums: Sequence[tuple[float, int]]) -> dict[str, float]:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from refusal_lightning.config import ModelConfig
+from refusal_lightning.config import ModelConfig, TrainerConfig
 from refusal_lightning.models import ChatModel, load_chat_model
 from refusal_lightning.stages.console import say
 
 
-def open_model(config: ModelConfig) -> ChatModel:
-    """The configured chat model, without its weights. Raises UserError."""
+def open_model(config: ModelConfig, trainer: TrainerConfig | None = None) -> ChatModel:
+    """The configured chat model, without its weights, spread over a process's devices where the trainer says so.
+
+    Raises UserError.
+    """
     chat = load_chat_model(**asdict(config))
+    if trainer is not None and trainer.strategy == "device_map" and chat.device_map is None:
+        chat.device_map = {"": "cpu"} if trainer.accelerator == "cpu" else "auto"
     if chat.thinks:
         say(
             f"warning: the prompts of {chat.alias} end in an open thought, so the first token is not the answer's and "

@@ -32,6 +32,7 @@ from refusal_lightning.errors import UserError
 from refusal_lightning.files import write_bytes, write_text
 from refusal_lightning.models import ChatModel
 from refusal_lightning.report.plots import plot_scores
+from refusal_lightning.stages.company import agree, in_company, require_shared
 from refusal_lightning.stages.console import is_main_process, say
 from refusal_lightning.stages.files import digest, write_json
 from refusal_lightning.stages.model import open_model
@@ -57,6 +58,7 @@ class Filtered:
     drawn: int
 
 
+@in_company
 def select(
     model: ModelConfig,
     data: DataConfig,
@@ -71,10 +73,13 @@ def select(
     Scores that the store holds are not computed again; when it holds them all, no weights are loaded. Each estimator
     is a selection of its own: the first one's files are the run's, the others' are in ``estimators/NAME``.
     """
-    chat = open_model(model)
+    chat = open_model(model, trainer)
     sets = drawn_sets(chat, data)
+    agree({"model": digest(chat.identity), "prompts": digest([s.hashes for s in sets.values()])})
     run = RunFolder(runs.root, chat.alias)
     run.prepare()
+    require_shared(store.root, "store.root")
+    require_shared(run.path, "runs.root")
     require_candidates(chat, cache)
     opened = open_complete(chat, store, cache, [h for s in sets.values() for h in s.hashes])
     refusal_tokens = settle_refusal_tokens(chat, opened, sets["harmful_train"], sets["harmless_train"])

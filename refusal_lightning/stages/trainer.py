@@ -14,11 +14,16 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
+from torch.utils.data import DataLoader
 
 from refusal_lightning.config import TrainerConfig
 from refusal_lightning.data.work import WorkDataModule
 from refusal_lightning.errors import UserError
+from refusal_lightning.models.chat_model import DeviceMap
 from refusal_lightning.modules.base import ModelModule
+from refusal_lightning.stages.company import check_company, wait_for_files
+from refusal_lightning.stages.strategies import DeviceMapStrategy, ReplicaStrategy
+from refusal_lightning.writers.journal_writer import JournalWriter
 
 # Lightning sets its loggers up when it is imported; its notes on devices and products are not the user's results.
 for _name in ("lightning.pytorch", "lightning.fabric"):
@@ -31,6 +36,13 @@ for _message in (
     ".*overridden `transfer_batch_to_device`.*",  # the model knows where its embedding is
 ):
     warnings.filterwarnings("ignore", message=_message)
+
+
+class _EndWithTheOthers(Callback):
+    """Where another process of the run was lost, this one ends at the next batch."""
+
+    def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        check_company()
 
 
 class _StopOnSigterm(Callback):
@@ -47,7 +59,6 @@ def build_trainer(config: TrainerConfig, callbacks: Sequence[Callback] = ()) -> 
         "accelerator": config.accelerator,
         "devices": config.devices,
         "num_nodes": config.num_nodes,
-        "strategy": config.strategy,
         "enable_progress_bar": config.progress_bar,
         "logger": False,
         "enable_checkpointing": False,
@@ -58,21 +69,59 @@ def build_trainer(config: TrainerConfig, callbacks: Sequence[Callback] = ()) -> 
     unknown = set(config.extra) - set(inspect.signature(L.Trainer.__init__).parameters)
     if unknown:
         raise UserError(f"trainer.extra: lightning.Trainer has no argument {', '.join(sorted(unknown))}")
-    if config.strategy == "ddp":
-        # Processes wait for each other at the end of a loop, however uneven their parts.
-        arguments["strategy"] = DDPStrategy(timeout=timedelta(minutes=config.timeout_minutes))
     if SLURMEnvironment.detect() and "plugins" not in arguments:
         # Lightning's own requeue would write the model's weights into the working directory.
         arguments["plugins"] = [SLURMEnvironment(auto_requeue=False)]
+    every = [*callbacks, _StopOnSigterm(), _EndWithTheOthers()]
     try:
-        return L.Trainer(callbacks=[*callbacks, _StopOnSigterm()], **arguments)
+        if config.strategy == "auto":
+            # Lightning's own choice, except that processes wait for each other as ours do.
+            trainer = L.Trainer(callbacks=every, strategy="auto", **arguments)
+            if not isinstance(trainer.strategy, DDPStrategy):
+                return trainer
+        own = DeviceMapStrategy if config.strategy == "device_map" else ReplicaStrategy
+        strategy = own(timeout=timedelta(minutes=config.timeout_minutes))
+        trainer = L.Trainer(callbacks=every, strategy=strategy, **arguments)
     except Exception as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+    gpus = torch.cuda.device_count()
+    if config.strategy == "device_map" and strategy.root_device.type == "cuda" and trainer.num_devices != gpus:
+        raise UserError(
+            f"trainer.strategy device_map spreads the model over all {gpus} GPUs that it sees, and trainer.devices is "
+            f"{config.devices}; set trainer.devices: auto, and CUDA_VISIBLE_DEVICES for fewer"
+        )
+    return trainer
 
 
 def main_device(config: TrainerConfig) -> torch.device:
     """The device that this process's predict loops run on."""
     return build_trainer(config).strategy.root_device
+
+
+class _Nothing(L.LightningModule):
+    """A predict loop that does nothing."""
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        return batch
+
+
+def meet(config: TrainerConfig, device_map: DeviceMap | None) -> None:
+    """Start the other processes of this machine, if they are Lightning's to start, and wait for all of the run.
+
+    Raises UserError where each would have a copy of a model that is to be spread over the devices.
+    """
+    trainer = build_trainer(config)
+    _refuse_copies(trainer, device_map)
+    trainer.predict(_Nothing(), DataLoader([0], batch_size=None), return_predictions=False)  # type: ignore[arg-type]
+
+
+def _refuse_copies(trainer: L.Trainer, device_map: DeviceMap | None) -> None:
+    several = trainer.world_size
+    if device_map is not None and not isinstance(trainer.strategy, DeviceMapStrategy) and several > 1:
+        raise UserError(
+            f"model.device_map spreads one copy of the model, and the trainer asks for {several} processes with a copy "
+            "each; trainer.strategy: device_map gives each node one process and one copy"
+        )
 
 
 def run_predict(
@@ -83,11 +132,10 @@ def run_predict(
     Raises UserError where each process would have a copy of a model that is to be spread over the devices.
     """
     trainer = build_trainer(config, callbacks)
-    if isinstance(module, ModelModule) and module.model.device_map is not None and trainer.world_size > 1:
-        raise UserError(
-            f"model.device_map spreads one copy of the model, and trainer.devices and num_nodes ask for "
-            f"{trainer.world_size} processes with a copy each; use one or the other"
-        )
+    if isinstance(module, ModelModule):
+        _refuse_copies(trainer, module.model.device_map)
     trainer.predict(module, datamodule=work, return_predictions=False)
     trainer.strategy.barrier()
+    written = [callback.written for callback in callbacks if isinstance(callback, JournalWriter)]
+    wait_for_files({path: size for files in written for path, size in files.items()})
     return bool(trainer.is_global_zero)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 import lightning as L
@@ -19,6 +20,8 @@ class JournalWriter(BasePredictionWriter):
     def __init__(self, journal: Journal, records: Callable[[Any], Iterable[Record]]) -> None:
         super().__init__(write_interval="batch")
         self.journal, self.records = journal, records
+        self.written: dict[Path, int] = {}
+        """The file that this process wrote, and its size in bytes."""
         self._file: TextIO | None = None
 
     def write_on_batch_end(
@@ -46,5 +49,6 @@ class JournalWriter(BasePredictionWriter):
 
     def _close(self) -> None:
         if self._file is not None:
+            self.written = {Path(self._file.name): self._file.tell()}
             self._file.close()
             self._file = None

@@ -1,0 +1,123 @@
+"""Processes on several nodes: they agree on what they run, and a failure of one ends all, named, with nothing lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from nodes import finish, start_nodes
+
+from refusal_lightning.stages.strategies import interface_towards
+from runs import store_files, write_config, write_data
+
+MODEL = "tiny-model"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data") / "made-up", train=90, val=10, test=1)
+
+
+@pytest.fixture
+def run(tmp_path, tiny_llama_folder, data) -> tuple[str, Path]:
+    """A configuration whose model is found from the working directory only, and the folder that has it."""
+    sizes = {"root": str(data), "n_train": 80, "n_val": 10}
+    config = write_config(tmp_path, tiny_llama_folder, data, data=sizes, cache={"batch_size": 1})
+    settings = yaml.safe_load(Path(config).read_text())
+    settings["model"]["name"] = f"./{MODEL}"
+    Path(config).write_text(yaml.safe_dump(settings))
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / MODEL).symlink_to(tiny_llama_folder)
+    return config, home
+
+
+def undisturbed(config: str, home: Path, tmp_path: Path) -> dict[str, bytes]:
+    root = str(tmp_path / "whole")
+    (node,) = start_nodes("cache", config, "--store.root", root, count=1, changes=[{"FOLDER": str(home)}])
+    assert finish([node])[0][0] == 0
+    return store_files(tmp_path / "whole")
+
+
+def lines(errors: str) -> list[str]:
+    return [line for line in errors.splitlines() if line.startswith("refusal_lightning:")]
+
+
+def test_a_node_without_the_model(run, tmp_path):
+    config, home = run
+    (tmp_path / "bare").mkdir()
+    started = time.monotonic()
+    nodes = start_nodes("cache", config, changes=[{"FOLDER": str(home)}, {"FOLDER": str(tmp_path / "bare")}])
+    (first, told), (second, own) = finish(nodes)
+    assert time.monotonic() - started < 90  # of which most is what Python takes to import everything
+    assert second == 2 and "error in process 1 on" in lines(own)[0] and MODEL in lines(own)[0]
+    assert first == 1 and "process 1 on" in lines(told)[0] and "ended before the work was done" in lines(told)[0]
+
+
+def test_other_versions_on_one_node(run, tmp_path):
+    config, home = run
+    other = tmp_path / "other" / "transformer_lens-0.9.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: transformer-lens\nVersion: 0.9\n")
+    root = str(Path(__file__).parents[1])
+    changes = [{"FOLDER": str(home)}, {"FOLDER": str(home), "PYTHONPATH": f"{tmp_path / 'other'}:{root}"}]
+    (first, told), (second, own) = finish(start_nodes("cache", config, changes=changes))
+    assert (first, second) == (2, 2)
+    (line,) = lines(told)
+    assert "transformer-lens is 0.9 in process 1 on" in line and "in process 0 on" in line
+    assert not lines(own)  # said once
+    assert not (tmp_path / "store").exists()
+
+
+def test_another_configuration_on_one_node(run, tmp_path):
+    config, home = run
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copytree(home, tmp_path / "elsewhere" / "home", symlinks=True)
+    settings = yaml.safe_load(Path(config).read_text())
+    for folder, size in ((home, 4), (tmp_path / "elsewhere" / "home", 8)):
+        settings["cache"]["batch_size"] = size
+        (folder / "own.yaml").write_text(yaml.safe_dump(settings))
+    changes = [{"FOLDER": str(home)}, {"FOLDER": str(tmp_path / "elsewhere" / "home")}]
+    (first, told), (second, _) = finish(start_nodes("cache", "own.yaml", changes=changes))
+    assert (first, second) == (2, 2)
+    assert "cache.batch_size is 8 in process 1 on" in lines(told)[0] and "and 4 in process 0" in lines(told)[0]
+
+
+@pytest.mark.slow  # it waits as long as a network file system may take
+def test_a_store_that_is_not_shared(run, tmp_path):
+    config, home = run
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copytree(home, tmp_path / "elsewhere" / "home", symlinks=True)
+    changes = [{"FOLDER": str(home)}, {"FOLDER": str(tmp_path / "elsewhere" / "home")}]
+    nodes = start_nodes("cache", config, "--store.root", "own-store", changes=changes)
+    (first, told), (second, own) = finish(nodes)
+    assert second == 2 and "need a shared folder" in lines(own)[0], own
+    assert first == 1, told
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_node_killed(run, tmp_path, victim):
+    """The other ends within a minute, and the same command ends with the bytes of an undisturbed run."""
+    config, home = run
+    changes = [{"FOLDER": str(home)}] * 2
+    nodes = start_nodes("cache", config, changes=changes)
+    while not list((tmp_path / "store").glob("*.zarr/resid_pre/c.*[0-9]")) and nodes[0].poll() is None:
+        time.sleep(0.002)
+    os.kill(nodes[victim].pid, signal.SIGKILL)
+    started = time.monotonic()
+    other, errors = finish([nodes[1 - victim]])[0]
+    assert time.monotonic() - started < 60
+    assert other == 1 and f"process {victim} on" in lines(errors)[0], errors
+    finish([nodes[victim]])
+    assert [status for status, _ in finish(start_nodes("cache", config, changes=changes))] == [0, 0]
+    assert store_files(tmp_path / "store") == undisturbed(config, home, tmp_path)
+
+
+def test_the_interface_towards_a_host():
+    assert interface_towards("127.0.0.1") == "lo"
+    assert interface_towards("no-such-host.invalid") is None
