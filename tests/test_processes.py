@@ -30,7 +30,9 @@ def data(tmp_path_factory) -> Path:
 def configured(folder: Path, model: Path, data: Path) -> str:
     folder.mkdir()
     sizes = {"n_train": 10, "n_val": 4}
-    return write_config(folder, model, data, data=sizes, select=RULES, evaluate={"n_test": 4, "batch_size": 1})
+    judging = {"harmbench_model": str(model), "local_dtype": "float32"}
+    evaluate = {"n_test": 4, "batch_size": 1, "judges": ["substring", "harmbench"]}
+    return write_config(folder, model, data, data=sizes, select=RULES, evaluate=evaluate, judging=judging)
 
 
 def alone(stage: str, config: str, *more: str) -> None:

@@ -49,18 +49,25 @@ class AskingJudge:
 
     def __call__(self, pairs: Sequence[Pair], answers: Answers) -> list[Verdict]:
         clear = [self.unasked(*pair) for pair in pairs]
-        open_pairs = {pair: self.question(*pair) for pair, verdict in zip(pairs, clear, strict=True) if verdict is None}
-        keys = {pair: answer_key(self.source.identity, question) for pair, question in open_pairs.items()}
-        missing = {keys[pair]: question for pair, question in open_pairs.items() if keys[pair] not in answers}
-        failures = self.source.ask(missing, answers) if missing else {}
+        keys = self._questions(pairs)
+        failures = self.source.ask(missing, answers) if (missing := self.unanswered(pairs, answers)) else {}
 
         def judged(pair: Pair) -> Verdict:
-            key = keys[pair]
+            key, _ = keys[pair]
             if key in answers:
                 return self.read(answers[key])
             return Verdict(None, "", note=f"no answer: {failures.get(key, 'unknown reason')}")
 
         return [verdict or judged(pair) for pair, verdict in zip(pairs, clear, strict=True)]
+
+    def unanswered(self, pairs: Sequence[Pair], answers: Answers) -> dict[str, Question]:
+        """The questions that there are no answers to, by key; equal pairs make one."""
+        return {key: question for key, question in self._questions(pairs).values() if key not in answers}
+
+    def _questions(self, pairs: Sequence[Pair]) -> dict[Pair, tuple[str, Question]]:
+        """Key and question of each pair that is not clear without asking."""
+        asked = {pair: self.question(*pair) for pair in dict.fromkeys(pairs) if self.unasked(*pair) is None}
+        return {pair: (answer_key(self.source.identity, question), question) for pair, question in asked.items()}
 
     def check(self) -> None:
         self.source.check(self.question("Name a colour.", "Blue is a colour that many people like very much."))

@@ -31,7 +31,7 @@ from refusal_lightning.stages.answers import Answer, Task, generate_answers
 from refusal_lightning.stages.company import agree, in_company, require_shared
 from refusal_lightning.stages.console import is_main_process, say
 from refusal_lightning.stages.files import digest, write_json
-from refusal_lightning.stages.local_judges import local_loader
+from refusal_lightning.stages.local_judges import ask_in_all_processes, local_loader
 from refusal_lightning.stages.loss_texts import OWN_COMPLETIONS, own_completions, read_loss_sets
 from refusal_lightning.stages.losses import loss_entry, text_losses
 from refusal_lightning.stages.model import open_model
@@ -71,7 +71,7 @@ def evaluate(
     """
     started = time.perf_counter()
     chat = open_model(model, trainer)
-    judges = judges_by_name(evaluate.judges, judging, local_loader(judging, trainer, before=chat.release))
+    judges = judges_by_name(evaluate.judges, judging, local_loader(judging, trainer))
     for judge in judges.values():
         judge.check()
     run = RunFolder(runs.root, chat.alias)
@@ -137,10 +137,17 @@ def evaluate(
             losses.setdefault(name, {})[dataset] = loss_entry(sums)
     if not computed:
         say("evaluate: nothing to compute, all answers and losses are there")
+    verdicts = AnswerFile(run.path / ".journal" / "judges.jsonl")
+    pairs = [
+        (instruction, answer.response)
+        for item in sets
+        for name in evaluate.interventions
+        for instruction, answer in zip(item.prompts.instructions, answers[item.prompts.name, name], strict=True)
+    ]
+    ask_in_all_processes(judges.values(), pairs, verdicts, judging, trainer, run.path / ".journal", before=chat.release)
     if not is_main_process():
         return
 
-    verdicts = AnswerFile(run.path / ".journal" / "judges.jsonl")
     for item in sets:
         evaluations: dict[str, dict[str, Any]] = {}
         for name in evaluate.interventions:

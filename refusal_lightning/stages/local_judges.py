@@ -1,19 +1,27 @@
-"""Judging models on this machine, for the judges that ask one."""
+"""Judging models on this machine, for the judges that ask one: in one process for `judge`, in all for `evaluate`."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from refusal_lightning.config import TrainerConfig
 from refusal_lightning.errors import UserError
-from refusal_lightning.judges import JudgeSettings
-from refusal_lightning.judges.asking import Message
+from refusal_lightning.judges import Judge, JudgeSettings
+from refusal_lightning.judges.answers import AnswerFile
+from refusal_lightning.judges.asking import AskingJudge, Message, Question
 from refusal_lightning.judges.config import JudgeConfig
 from refusal_lightning.judges.judge_file import judge_completions
-from refusal_lightning.judges.local import LoadLocal, LocalModel
+from refusal_lightning.judges.local import LoadLocal, LocalModel, LocalSource
+from refusal_lightning.judges.verdict import Pair
 from refusal_lightning.models.tokens import left_pad, length_batches
-from refusal_lightning.stages.console import say
+from refusal_lightning.stages.console import is_main_process, say, wait_for_all
+from refusal_lightning.writers.journal import Journal
+
+if TYPE_CHECKING:
+    import torch
 
 
 def judge(config: JudgeConfig) -> None:
@@ -21,20 +29,83 @@ def judge(config: JudgeConfig) -> None:
     judge_completions(config, local_loader(config, TrainerConfig()))
 
 
-def local_loader(
-    settings: JudgeSettings, trainer: TrainerConfig, before: Callable[[], None] = lambda: None
-) -> LoadLocal:
-    """Loads a judging model on the Trainer's device; ``before`` is called first, to make room."""
+def local_loader(settings: JudgeSettings, trainer: TrainerConfig) -> LoadLocal:
+    """Loads a judging model on the Trainer's device."""
 
     def load(name: str) -> LocalModel:
-        before()
         return load_judge(name, settings, trainer)
 
     return load
 
 
-def load_judge(name: str, settings: JudgeSettings, trainer: TrainerConfig) -> LocalModel:
-    """A Hub model or folder, greedy. Raises UserError where it cannot be loaded."""
+def ask_in_all_processes(
+    judges: Iterable[Judge],
+    pairs: Sequence[Pair],
+    answers: AnswerFile,
+    settings: JudgeSettings,
+    trainer: TrainerConfig,
+    journal_folder: Path,
+    before: Callable[[], None],
+) -> None:
+    """Put what the judges on this machine say about (prompt, response) pairs into the answers, a part in each process.
+
+    Every process must call this. ``before`` is called before a model is loaded, to make room.
+    """
+    for judge in judges:
+        if not isinstance(judge, AskingJudge) or not isinstance(judge.source, LocalSource):
+            continue
+        journal = Journal(journal_folder / f"judge-{judge.name}")
+        lacking = judge.unanswered(pairs, {**answers, **dict(_said(journal))})
+        if lacking:
+            before()
+            _ask(judge.source, lacking, settings, trainer, journal)
+        if is_main_process():
+            for key, text in _said(journal):
+                if key not in answers:
+                    answers[key] = text
+        wait_for_all()
+        if is_main_process():
+            journal.remove()
+
+
+def _said(journal: Journal) -> Iterator[tuple[str, str]]:
+    return ((record["key"], record["answer"]) for record in journal)
+
+
+def _ask(
+    source: LocalSource, lacking: dict[str, Question], settings: JudgeSettings, trainer: TrainerConfig, journal: Journal
+) -> None:
+    from refusal_lightning.data.work import WorkDataModule
+    from refusal_lightning.modules.judging import JudgingModule, Questions
+    from refusal_lightning.stages.trainer import run_predict
+    from refusal_lightning.writers.journal_writer import JournalWriter
+
+    def load(device: torch.device) -> Callable[[Sequence[Question]], list[str]]:
+        model = load_judge(source.model, settings, trainer, device)
+
+        def answer(questions: Sequence[Question]) -> list[str]:
+            prompts = [q if isinstance(q, str) else model.render(q) for q in questions]
+            return model.generate(prompts, source.max_new_tokens)
+
+        return answer
+
+    def records(made: tuple[list[str], list[str]]) -> Iterator[dict[str, str]]:
+        return ({"key": key, "answer": text} for key, text in zip(*made, strict=True))
+
+    def expand(keys: list[str]) -> Iterator[Questions]:
+        yield Questions(keys, [lacking[key] for key in keys])
+
+    keys = list(lacking)
+    units = [keys[start : start + source.at_once] for start in range(0, len(keys), source.at_once)]
+    work = WorkDataModule(pending=lambda: units, expand=expand)
+    run_predict(trainer, JudgingModule(load), work, [JournalWriter(journal, records)])
+
+
+def load_judge(
+    name: str, settings: JudgeSettings, trainer: TrainerConfig, device: torch.device | None = None
+) -> LocalModel:
+    """A Hub model or folder, greedy, on a device (by default the Trainer's), or over all where the Trainer's strategy
+    is `device_map`. Raises UserError where it cannot be loaded."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
     from transformers.utils.logging import disable_progress_bar
@@ -43,18 +114,23 @@ def load_judge(name: str, settings: JudgeSettings, trainer: TrainerConfig) -> Lo
     from refusal_lightning.stages.trainer import main_device
 
     gc.collect()
-    device = main_device(trainer)
+    device = device or main_device(trainer)
+    spread = trainer.strategy == "device_map" and device.type == "cuda"
     if device.type == "cuda":
         torch.cuda.empty_cache()
     say(f"judge: loading {name} in {settings.local_dtype} on {device}")
     disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, settings.local_dtype))
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            name, dtype=getattr(torch, settings.local_dtype), **({"device_map": "auto"} if spread else {})
+        )
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the judging model {name!r} cannot be loaded ({reason})") from error
-    model.requires_grad_(False).eval().to(device)
+    model.requires_grad_(False).eval()
+    if not spread:
+        model.to(device)
     ends = [tokenizer.eos_token_id, (model.generation_config or GenerationConfig()).eos_token_id]
     stop_ids = {token for end in ends for token in (end if isinstance(end, list) else [end]) if token is not None}
 
