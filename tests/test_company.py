@@ -12,7 +12,10 @@ import pytest
 import yaml
 from nodes import finish, start_nodes
 
+from refusal_lightning.cli import main
+from refusal_lightning.modules.activations import ActivationBatch, ActivationModule, PromptBatch
 from refusal_lightning.stages.strategies import interface_towards
+from refusal_lightning.store import ActivationStore, verify
 from runs import store_files, write_config, write_data
 
 MODEL = "tiny-model"
@@ -121,3 +124,66 @@ def test_a_node_killed(run, tmp_path, victim):
 def test_the_interface_towards_a_host():
     assert interface_towards("127.0.0.1") == "lo"
     assert interface_towards("no-such-host.invalid") is None
+
+
+def stop_when_busy(nodes: list, root: Path, *signals: tuple[int, int]) -> float:
+    """Send each signal to its node once the store has a shard; seconds until all have ended."""
+    while not list(root.glob("*.zarr/resid_pre/c.*[0-9]")) and nodes[0].poll() is None:
+        time.sleep(0.002)
+    for node, number in signals:
+        os.kill(nodes[node].pid, number)
+    started = time.monotonic()
+    for node in nodes:
+        node.wait(timeout=120)
+    return time.monotonic() - started
+
+
+@pytest.mark.parametrize(
+    ("count", "signals"),
+    [
+        (1, [(0, signal.SIGUSR1)]),
+        (2, [(1, signal.SIGUSR1)]),
+        (2, [(0, signal.SIGTERM), (1, signal.SIGTERM)]),
+    ],
+)
+def test_told_to_stop(run, tmp_path, count, signals):
+    """Each node finishes the shard at hand and ends with 143, also those that no signal reached."""
+    config, home = run
+    changes = [{"FOLDER": str(home)}] * count
+    nodes = start_nodes("cache", config, count=count, changes=changes)
+    seconds = stop_when_busy(nodes, tmp_path / "store", *signals)
+    ended = finish(nodes)
+    assert [status for status, _ in ended] == [143] * count, ended
+    assert seconds < 30
+    (url,) = (tmp_path / "store").glob("*.zarr")
+    pending = ActivationStore.open(url).pending()
+    assert 0 < len(pending) < len(ActivationStore.open(url).shards)
+    assert [problem for problem in verify(url) if not problem.missing] == []
+    assert [status for status, _ in finish(start_nodes("cache", config, count=count, changes=changes))] == [0] * count
+    assert store_files(tmp_path / "store") == undisturbed(config, home, tmp_path)
+
+
+def test_the_shard_at_hand_is_finished(run, tmp_path, monkeypatch, capsys):
+    """Told to stop in the middle of a shard of several batches, a process runs the rest of it, and nothing more."""
+    config, home = run
+    ran: list[int] = []
+    step = ActivationModule.predict_step
+
+    def counted(self: ActivationModule, batch: PromptBatch, batch_idx: int = 0) -> ActivationBatch:
+        made = step(self, batch, batch_idx)
+        ran.append(batch.shard)
+        if len(ran) == 5:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return made
+
+    monkeypatch.setattr(ActivationModule, "predict_step", counted)
+    monkeypatch.chdir(home)
+    with pytest.raises(SystemExit) as end:
+        main(["cache", "--config", config, "--store.shard_mb", "0.2", "--cache.batch_size", "1"])
+    assert end.value.code == 143
+    assert "stopped before the work was done, as asked" in capsys.readouterr().out
+    (url,) = (tmp_path / "store").glob("*.zarr")
+    store = ActivationStore.open(url)
+    done = set(range(len(store.shards))) - {shard.index for shard in store.pending()}
+    assert len(ran) > 5 and set(ran) == done
+    assert len(ran) == sum(store.shard(index).n_rows for index in done)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(__version__)
         return 0
+    _stop_on_notice()
     try:
         command, rest = _command(arguments)
         return _run(command, parse(command, rest))
@@ -40,6 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         text = " ".join(str(error).split()) or "no message"
         return _fail(f"{type(error).__name__}: {text} (run again with --debug for the traceback)", 1)
+
+
+def _stop_on_notice() -> None:
+    """SIGUSR1, by which schedulers announce that a job will end, is SIGTERM by another name."""
+    if hasattr(signal, "SIGUSR1") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 
 
 def _command(arguments: Sequence[str]) -> tuple[str, list[str]]:

@@ -33,7 +33,13 @@ PATIENCE = 90.0
 """Seconds that a process waits to see a file that another one has written."""
 SILENCE = 40
 """Seconds without an answer from a machine after which it counts as lost."""
-GOODBYE = b"."
+TOGETHER = 60.0
+"""Seconds that a process that was told to stop waits for the others to stop too."""
+STOPPED = 143
+"""Exit status of a process that stopped because it was told to: 128 + SIGTERM."""
+
+# What processes say to each other, a byte each.
+GOODBYE, ASK_TO_STOP, AT_REST = b".", b"?", b"s"
 
 
 def in_company(stage: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -45,6 +51,8 @@ def in_company(stage: Callable[Arguments, Result]) -> Callable[Arguments, Result
 
     @functools.wraps(stage)
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        global _asked
+        _asked = False
         given: dict[str, Any] = inspect.signature(stage).bind(*args, **kwargs).arguments
         trainer: TrainerConfig = given["trainer"]
         if trainer.devices in (1, "1") and trainer.num_nodes == 1:
@@ -108,10 +116,31 @@ def require_shared(folder: str | Path, key: str) -> None:
             mark.unlink(missing_ok=True)
 
 
-def check_company() -> None:
-    """End this process if another one was lost."""
+def ask_to_stop() -> None:
+    """Have this process and the others stop when what is at hand is written."""
+    global _asked
+    _asked = True
+    if _watch is not None:
+        _watch.ask_to_stop()
+
+
+def check_company() -> bool:
+    """Whether this process is to stop. Ends it at once if another one was lost."""
     if _watch is not None and _watch.is_lost():
         raise SystemExit(1)
+    return _asked or (_watch is not None and _watch.asked_to_stop)
+
+
+@contextmanager
+def idle() -> Iterator[None]:
+    """While this process only waits for the others."""
+    if _watch is not None:
+        _watch.idle = True
+    try:
+        yield
+    finally:
+        if _watch is not None:
+            _watch.idle = False
 
 
 @contextmanager
@@ -127,9 +156,15 @@ def _company(trainer: TrainerConfig, device_map: DeviceMap | None, facts: Mappin
     _watch = _Watch(_gathered(socket.gethostname()))
     try:
         yield
-    except (UserError, SystemExit, KeyboardInterrupt):
+    except (UserError, KeyboardInterrupt):
+        raise
+    except SystemExit as end:
+        if end.code == STOPPED:
+            _watch.stop_together()
         raise
     except Exception:
+        if _watch.asked_to_stop:
+            raise SystemExit(STOPPED) from None
         if _watch.is_lost(within=3.0):  # what went wrong here is only that the other one is gone
             raise SystemExit(1) from None
         raise
@@ -138,19 +173,21 @@ def _company(trainer: TrainerConfig, device_map: DeviceMap | None, facts: Mappin
 
 
 class _Watch:
-    """Notices that another process is gone: the first one is connected with each of the others.
+    """Notices that another process is gone, or was told to stop: the first one is connected with each of the others.
 
     A connection breaks as soon as the process at its other end dies, however it does, and within ``SILENCE`` when its
     machine does. Torch's own connections tell only whoever happens to wait for something.
     """
 
     def __init__(self, nodes: list[str]) -> None:
+        self.asked_to_stop = False
+        self.idle = False
         self._nodes, self._rank = nodes, _rank()
-        self._noticed = threading.Event()
+        self._noticed, self._all_ended = threading.Event(), threading.Event()
         self._peers = _first_listens(len(nodes)) if self._rank == 0 else _connect_to_first(self._rank)
-        threading.Thread(target=self._wait, name="watch", daemon=True).start()
+        threading.Thread(target=self._listen, name="watch", daemon=True).start()
 
-    def _wait(self) -> None:
+    def _listen(self) -> None:
         with selectors.DefaultSelector() as selector:
             for peer, connection in self._peers.items():
                 selector.register(connection, selectors.EVENT_READ, peer)
@@ -160,11 +197,32 @@ class _Watch:
                         said = self._peers[key.data].recv(1)
                     except OSError:
                         said = b""
-                    if said != GOODBYE:
-                        self._lose(key.data)
+                    if said in (AT_REST, ASK_TO_STOP):
+                        self._stop()
+                    if said == ASK_TO_STOP:
+                        continue
                     selector.unregister(key.fileobj)
+                    if said == b"":
+                        self._lose(key.data)
+        self._all_ended.set()
+
+    def ask_to_stop(self) -> None:
+        """Tell the others; the first process passes it on."""
+        if not self.asked_to_stop:
+            self.asked_to_stop = True
+            self._say(ASK_TO_STOP)
+
+    def _stop(self) -> None:
+        if self._rank == 0:
+            self.ask_to_stop()
+        self.asked_to_stop = True
+        if self.idle:  # torch would go on waiting for those that have stopped
+            self._say(AT_REST)
+            os._exit(STOPPED)
 
     def _lose(self, peer: int) -> None:
+        if self.asked_to_stop:
+            return
         gone, here = (f"process {rank} on {self._nodes[rank]}" for rank in (peer, self._rank))
         text = f"refusal_lightning: {gone} ended before the work was done, so {here} ends too"
         print(f"{text}; the same command continues", file=sys.stderr, flush=True)
@@ -178,9 +236,18 @@ class _Watch:
 
     def say_goodbye(self) -> None:
         """This process has done its work, and may end before the others."""
+        self._say(GOODBYE)
+
+    def stop_together(self) -> None:
+        """Have the others stop, and wait for them: a launcher may kill all as soon as one has ended."""
+        self.ask_to_stop()
+        self._say(AT_REST)
+        self._all_ended.wait(TOGETHER)
+
+    def _say(self, what: bytes) -> None:
         for connection in self._peers.values():
             with suppress(OSError):  # it has ended already
-                connection.sendall(GOODBYE)
+                connection.sendall(what)
 
 
 def _first_listens(count: int) -> dict[int, socket.socket]:
@@ -225,6 +292,7 @@ def _patient(connection: socket.socket) -> socket.socket:
 
 
 _watch: _Watch | None = None
+_asked = False
 
 
 def _together() -> bool:

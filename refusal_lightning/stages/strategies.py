@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -51,6 +55,24 @@ class ReplicaStrategy(DDPStrategy):
         torch.distributed.init_process_group(
             "gloo", store=store, rank=self.global_rank, world_size=self.world_size, timeout=self._timeout
         )
+
+    def barrier(self, *args: Any, **kwargs: Any) -> None:
+        with _killable():
+            super().barrier(*args, **kwargs)
+
+
+@contextmanager
+def _killable() -> Iterator[None]:
+    """While a process waits in torch, Python's signal handlers do not run; the system's own action does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 class DeviceMapStrategy(ReplicaStrategy):

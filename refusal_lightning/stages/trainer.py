@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
+import signal
+import threading
 import warnings
 from collections.abc import Sequence
 from datetime import timedelta
@@ -21,7 +23,8 @@ from refusal_lightning.data.work import WorkDataModule
 from refusal_lightning.errors import UserError
 from refusal_lightning.models.chat_model import DeviceMap
 from refusal_lightning.modules.base import ModelModule
-from refusal_lightning.stages.company import check_company, wait_for_files
+from refusal_lightning.stages.company import STOPPED, ask_to_stop, check_company, idle, wait_for_files
+from refusal_lightning.stages.console import say
 from refusal_lightning.stages.strategies import DeviceMapStrategy, ReplicaStrategy
 from refusal_lightning.writers.journal_writer import JournalWriter
 
@@ -38,19 +41,22 @@ for _message in (
     warnings.filterwarnings("ignore", message=_message)
 
 
-class _EndWithTheOthers(Callback):
-    """Where another process of the run was lost, this one ends at the next batch."""
+class _EndEarly(Callback):
+    """Ends the loop where this process or another was told to stop (at once where another was lost).
 
-    def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        check_company()
+    It ends when what is at hand is written, with exit status 143. Lightning only notes a SIGTERM in predict loops, and
+    its handler waits there for all processes to be signalled.
+    """
 
-
-class _StopOnSigterm(Callback):
-    """Lightning only notes a SIGTERM in predict loops; here the loop ends at the next batch, exit status 143."""
+    def on_predict_start(self, *args: Any, **kwargs: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda *_: ask_to_stop())  # Lightning puts the earlier one back at the end
 
     def on_predict_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
-        if trainer.received_sigterm:
-            raise SystemExit(143)
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        if check_company() and all(getattr(callback, "at_rest", True) for callback in callbacks):
+            say("stopped before the work was done, as asked; the same command continues")
+            raise SystemExit(STOPPED)
 
 
 def build_trainer(config: TrainerConfig, callbacks: Sequence[Callback] = ()) -> L.Trainer:
@@ -72,7 +78,7 @@ def build_trainer(config: TrainerConfig, callbacks: Sequence[Callback] = ()) -> 
     if SLURMEnvironment.detect() and "plugins" not in arguments:
         # Lightning's own requeue would write the model's weights into the working directory.
         arguments["plugins"] = [SLURMEnvironment(auto_requeue=False)]
-    every = [*callbacks, _StopOnSigterm(), _EndWithTheOthers()]
+    every = [*callbacks, _EndEarly()]
     try:
         if config.strategy == "auto":
             # Lightning's own choice, except that processes wait for each other as ours do.
@@ -135,7 +141,8 @@ def run_predict(
     if isinstance(module, ModelModule):
         _refuse_copies(trainer, module.model.device_map)
     trainer.predict(module, datamodule=work, return_predictions=False)
-    trainer.strategy.barrier()
+    with idle():
+        trainer.strategy.barrier()
     written = [callback.written for callback in callbacks if isinstance(callback, JournalWriter)]
     wait_for_files({path: size for files in written for path, size in files.items()})
     return bool(trainer.is_global_zero)

@@ -31,6 +31,11 @@ class StoreWriter(BasePredictionWriter):
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether no shard is at hand: what was computed is written or about to be."""
+        return not self._gathering
+
     def write_on_batch_end(
         self,
         trainer: L.Trainer,
