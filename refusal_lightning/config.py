@@ -347,6 +347,32 @@ class DoctorConfig:
 
 
 @dataclass
+class PlanConfig:
+    """The plan: what a run will take, before it is started."""
+
+    device_memory_gb: float | None = None
+    """Memory of a device in GB (default: that of this machine's GPU, or its main memory)."""
+    tflops: float = 100.0
+    """Arithmetic that a device really does, in 10^12 operations per second; a GPU reaches about half of what its maker
+    says."""
+    gb_per_s: float = 2000.0
+    """Memory that a device really reads, in GB per second: decoding reads all weights for every token of a batch."""
+    n_prompts: int | None = None
+    """Plan `cache` for so many prompts, of plan.prompt_tokens each, and not for the configured sets."""
+    prompt_tokens: int = 64
+    """Tokens of such a prompt, its template included."""
+    out: str | None = None
+    """JSON file to write the plan to (default: none is written)."""
+
+    def __post_init__(self) -> None:
+        for key in ("device_memory_gb", "tflops", "gb_per_s"):
+            value = getattr(self, key)
+            _require(value is None or value > 0, f"plan.{key}", value, "above 0")
+        _positive("plan.n_prompts", self.n_prompts)
+        _positive("plan.prompt_tokens", self.prompt_tokens)
+
+
+@dataclass
 class RunsConfig:
     """Where results are written."""
 

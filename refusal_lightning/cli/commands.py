@@ -19,6 +19,7 @@ SECTIONS: dict[str, type] = {
     "analyze": config.AnalyzeConfig,
     "judging": JudgeSettings,
     "doctor": config.DoctorConfig,
+    "plan": config.PlanConfig,
 }
 """The sections of a configuration file, each a dataclass."""
 
@@ -63,6 +64,11 @@ COMMANDS = {
         "check the model, its template and its tokens before any number is reported",
         "refusal_lightning.stages.doctor:doctor",
         ("model", "data", "trainer", "doctor"),
+    ),
+    "plan": Command(
+        "say what a run will take, without loading the model: memory, arithmetic, time, disk",
+        "refusal_lightning.stages.plan:plan",
+        ("model", "data", "store", "trainer", "cache", "select", "evaluate", "plan"),
     ),
     "data prepare": Command(
         "build the paper's datasets from their public sources",

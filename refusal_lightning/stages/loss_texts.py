@@ -32,13 +32,18 @@ def read_loss_sets(chat: ChatModel, data: DataConfig, config: EvaluateConfig) ->
             raise UserError(f"evaluate.losses: two sets would both be called {key}; give one another name in data.sets")
         if name == OWN_COMPLETIONS:
             continue
-        given = data.sets.get(name, name)
-        own = given if isinstance(given, SetConfig) else SetConfig(given)
+        own = text_source(name, data)
         count = config.loss_batch_size * config.loss_n_batches
         kept = cache_folder() / "texts"
         texts = load_texts(own.source, count, data.root, columns=own.columns, kept=kept)
         sets[key] = [scored_text(chat, text, config.loss_max_tokens) for text in texts]
     return sets
+
+
+def text_source(name: str, data: DataConfig) -> SetConfig:
+    """Where texts of this name come from."""
+    given = data.sets.get(name, name)
+    return given if isinstance(given, SetConfig) else SetConfig(given)
 
 
 def own_completions(chat: ChatModel, answers: Sequence[tuple[str, str]]) -> list[ScoredText]:

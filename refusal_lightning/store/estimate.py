@@ -55,8 +55,10 @@ def estimate(
     total, likely = 0, 0.0
     for spec in specs.values():
         rows = (n_tokens_total or 0) if spec.dims[0] == "token" else n_prompts
-        chunks = -(-rows // spec.chunk_rows) + (shards if spec.dims[0] == "token" or shards > 1 else 0)
-        chunks = min(chunks, shards * spec.blocks) * spec.groups
+        chunks = -(-rows // spec.chunk_rows)
+        if spec.dims[0] == "token" or shards > -(-rows // spec.shard_rows):  # several shards may be partly full
+            chunks = min(chunks + shards, shards * spec.blocks)
+        chunks *= spec.groups
         data = chunks * spec.chunk_bytes
         overhead = chunks * (4 if encoding.compression == "none" else 4 + 16) + shards * spec.index_bytes
         total += data + overhead

@@ -1,0 +1,1 @@
+"""What a run will take, from a model's configuration and the prompts alone."""
