@@ -135,6 +135,7 @@ def test_a_sets_name_in_a_files_name(name, expected):
         ({"labels": ["a", "../b"]}, "data.labels"),
         ({"columns": {"text": "x"}}, "data.columns"),
         ({"sets": {"a/b": "x.csv"}}, "data.sets"),
+        ({"sets": {"harmful_train": {"source": "a.csv", "where": {"k": [1]}}}}, "data.sets is"),
         ({"sets": {"harmful_train": "nowhere.csv"}}, "dataset file nowhere.csv does not exist"),
     ],
 )
