@@ -14,7 +14,7 @@ from refusal_lightning.models.tokens import left_pad, length_batches
 from refusal_lightning.stages.console import say
 from refusal_lightning.stages.files import digest
 from refusal_lightning.stages.model import open_model
-from refusal_lightning.stages.prompts import PromptSet, drawn_sets, prompt_set, rows_of
+from refusal_lightning.stages.prompts import PromptSet, drawn_sets, prompt_set, repeated, rows_of
 from refusal_lightning.stages.stores import position_tokens, store_encoding, store_layout, store_url
 from refusal_lightning.stages.versions import package_versions
 from refusal_lightning.store import ActivationStore, Layout, PromptRecord, Shard
@@ -27,6 +27,8 @@ def cache(model: ModelConfig, data: DataConfig, store: StoreConfig, trainer: Tra
     """
     chat = open_model(model)
     sets = drawn_sets(chat, data)
+    for line in repeated(sets):
+        say(f"warning: {line}")
     for name in cache.datasets:
         sets[name] = prompt_set(name, [row["instruction"] for row in rows_of(name, data)], chat)
     tokens = {h: ids for s in sets.values() for h, ids in zip(s.hashes, s.token_ids, strict=True)}
