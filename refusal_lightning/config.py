@@ -92,8 +92,8 @@ class SetConfig:
     columns: dict[str, str] | None = None
     """Its columns, where they are not those of `data.columns`: of instruction and category; for `evaluate.losses` of
     text, or of instruction and response."""
-    where: dict[str, str] | None = None
-    """Only the rows whose columns have these values, e.g. {kind: honest}."""
+    where: dict[str, str | int | bool] | None = None
+    """Only the rows whose columns have all these values, e.g. {kind: honest, label: 1}."""
 
     def __post_init__(self) -> None:
         _columns("data.sets", self.columns, ("instruction", "category", "text", "response"))
@@ -130,6 +130,10 @@ class DataConfig:
         _columns("data", self.columns, ("instruction", "category"))
         for name in self.sets:
             _require(name.replace("-", "_").isidentifier(), "data.sets", name, "a mapping of plain names to sets")
+        for given in self.sets.values():
+            # On the command line the parser takes a mapping that it does not understand for one long text.
+            is_name = not isinstance(given, str) or not given.lstrip().startswith("{")
+            _require(is_name, "data.sets", given, "{SET: FILE} or {SET: {source: FILE, columns: {…}, where: {…}}}")
         _positive("data.n_train", self.n_train)
         _positive("data.n_val", self.n_val)
 

@@ -1,6 +1,7 @@
 """Every mistake of a user ends in one clear line and exit status 2."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import yaml
 from refusal_lightning.cli import main
 from refusal_lightning.cli.commands import COMMANDS as ALL_COMMANDS
 from refusal_lightning.cli.commands import SECTIONS
+from refusal_lightning.config import DataConfig
+from refusal_lightning.stages.prompts import draw
 
 COMMANDS = {name: command for name, command in ALL_COMMANDS.items() if command.sections}
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -68,8 +71,55 @@ def test_bad_config_file(tmp_path, capsys, command, content, named):
     assert named in _fails(capsys, command, "--config", _config(tmp_path, content))
 
 
+def test_the_command_line_wins_wherever_the_file_stands(tmp_path, capsys):
+    config = _config(tmp_path, {"select": {"kl_threshold": 0.1}})
+    for argv in (
+        ["--select.kl_threshold", "5", "--config", config],
+        ["--select.kl_threshold", "5", f"--config={config}"],
+        ["--config", config, "--select.kl_threshold", "5"],
+    ):
+        with pytest.raises(SystemExit):
+            main(["select", *argv, "--print_config"])
+        assert yaml.safe_load(capsys.readouterr().out)["select"]["kl_threshold"] == 5
+
+
+def test_a_key_of_another_stage_says_where_it_belongs(capsys):
+    message = _fails(capsys, "evaluate", "--select.kl_threshold", "5")
+    assert "`evaluate` reads model, data, trainer, runs, evaluate, judging: give select.kl_threshold to a" in message
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--model.refusal_tokens", "I"], "model.refusal_tokens is I; it must be one of list[int | str], 'auto', null"),
+        (["--model.dtype", "fp16"], "model.dtype is fp16; it must be one of 'float32', 'bfloat16', 'float16'"),
+        (
+            ["--data.sets", "{a_train: {source: x.csv, were: {k: v}}}"],
+            "data.sets is '{a_train: {source: x.csv, were: {k",
+        ),
+    ],
+)
+def test_a_value_of_the_wrong_kind_in_plain_words(capsys, argv, message):
+    assert f"error: {message}" in _fails(capsys, "cache", *argv)
+
+
+def test_an_unknown_option_of_a_set(tmp_path, capsys):
+    config = _config(tmp_path, {"data": {"sets": {"a_train": {"source": "x.csv", "were": {"k": "v"}}}}})
+    assert "data.sets: there is no option 'were'; did you mean where?" in _fails(capsys, "cache", "--config", config)
+
+
 def test_negative_batch_size_on_the_command_line(capsys):
     assert "cache.batch_size is -4" in _fails(capsys, "cache", "--cache.batch_size", "-4")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_a_shipped_configuration_asks_for_no_more_prompts_than_there_are(path):
+    data = DataConfig(**yaml.safe_load(path.read_text())["data"])
+    if data.root == "dataset":  # made by `data prepare`, as large as the paper's
+        assert (data.n_train, data.n_val, data.seed) == (128, 32, 42)
+    else:
+        root = path.parents[1] / data.root
+        assert len(draw(replace(data, root=str(root))).harmful_val) == data.n_val
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)

@@ -10,7 +10,7 @@ import pytest
 
 from refusal_lightning.cli import main
 from refusal_lightning.config import DataConfig, SetConfig
-from refusal_lightning.stages.prompts import draw, plain_name, rows_of
+from refusal_lightning.stages.prompts import PromptSet, draw, plain_name, repeated, rows_of
 from refusal_lightning.store import ActivationStore
 from runs import write_config, write_data
 
@@ -112,6 +112,28 @@ def test_a_set_with_columns_and_rows_of_its_own(data, tmp_path):
     assert set(draw(config).harmful_train) < {f"bad {i}" for i in range(4)}
 
 
+def test_prompts_that_come_more_than_once_are_counted_and_not_shown():
+    sets = {
+        role: PromptSet(name, hashes, [[1]] * len(hashes), hashes)
+        for role, name, hashes in (
+            ("harmful_train", "rude_train", ["a", "b", "a", "a"]),
+            ("harmless_train", "polite_train", ["x", "y"]),
+            ("harmful_val", "rude_val", ["b", "a", "c"]),
+        )
+    }
+    assert repeated(sets) == [
+        "2 of the 4 prompts drawn of rude_train repeat another of them and count again",
+        "2 of the prompts drawn are in both rude_train and rude_val; each should be in one set",
+    ]
+
+
+def test_cache_warns_of_prompts_that_come_more_than_once(data, tiny_llama_folder, tmp_path, capsys):
+    same = {"harmful_val": str(data / "splits" / "harmless_val.json")}
+    config = write_config(tmp_path, tiny_llama_folder, data, data={"root": str(data), "n_val": 6, "sets": same})
+    assert main(["cache", "--config", config]) == 0
+    assert "warning: 6 of the prompts drawn are in both harmful_val and harmless_val" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -135,6 +157,7 @@ def test_a_sets_name_in_a_files_name(name, expected):
         ({"labels": ["a", "../b"]}, "data.labels"),
         ({"columns": {"text": "x"}}, "data.columns"),
         ({"sets": {"a/b": "x.csv"}}, "data.sets"),
+        ({"sets": {"harmful_train": {"source": "a.csv", "where": {"k": [1]}}}}, "data.sets is"),
         ({"sets": {"harmful_train": "nowhere.csv"}}, "dataset file nowhere.csv does not exist"),
     ],
 )

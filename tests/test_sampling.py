@@ -42,8 +42,12 @@ def test_the_draw_leaves_the_global_generator_alone(root):
 
 
 def test_more_than_there_is(root):
-    with pytest.raises(UserError, match=r"data.n_train is 21, but harmful_train under .* has 20 rows"):
+    with pytest.raises(
+        UserError, match=r"data.n_train is 21, but harmful_train under .* has 20 rows; set data.n_train to 20 or less"
+    ):
         draw_instructions(root, 21, 4, 42)
+    with pytest.raises(UserError, match=r"but harmful_train has 1 rows"):  # wherever they came from
+        draw_instructions(root, 2, 1, 42, load=lambda name: ["a"])
     with pytest.raises(UserError, match=r"data.n_val is 9"):
         draw_instructions(root, 20, 9, 42)
 
@@ -61,9 +65,9 @@ def test_rows_and_instructions(root):
         ("[{]", "is not JSON"),
         ("[]", "holds no rows"),
         ('{"instruction": "x"}', "holds no rows"),
-        ('[{"instruction": "x"}, {"prompt": "y"}]', "row 1 has no text in its field `instruction`"),
-        ('[{"instruction": "  "}]', "row 0 has no text"),
-        ("[3]", "row 0 has no text"),
+        ('[{"instruction": "x"}, {"prompt": "y"}]', r"row 1 .* has no text in its field `instruction`"),
+        ('[{"instruction": "  "}]', "row 0 .* has no text"),
+        ("[3]", "row 0 .* has no text"),
     ],
 )
 def test_bad_files(root, content, message):

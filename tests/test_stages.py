@@ -406,6 +406,26 @@ def test_all_candidates_filtered_out(finished, tmp_path, capsys):
     assert not (run / "direction.pt").exists()
 
 
+@pytest.mark.parametrize("rule", ["kl_threshold", "induce_threshold"])
+def test_staged_scoring_says_which_threshold_would_do(finished, tiny_llama_folder, data, tmp_path, capsys, rule):
+    """The same as the scores of every candidate say, without any bypass score; and it is true."""
+    rows = json.loads((finished / "runs" / "tiny" / "select_direction" / "direction_evaluations.json").read_text())
+    scored = [r for r in rows if r["layer"] in (1, 2)]
+    kl, induce = [r["kl_div_score"] for r in scored], [r["steering_score"] for r in scored]
+    # All candidates fail the one rule by far, so that scoring stops early; or the other is the one to move.
+    chosen = {"kl_threshold": min(kl) / 1e3} if rule == "kl_threshold" else {"induce_threshold": max(induce) + 5}
+    best = min(kl) if rule == "kl_threshold" else max(induce)
+    config = write_config(tmp_path, tiny_llama_folder, data, select={"mode": "staged", **chosen})
+    assert main(["cache", "--config", config]) == 0
+    message = _fails(capsys, "select", "--config", config)
+    value = float(message.partition(f"; {rule}: ")[2].partition(" would let position")[0])
+    assert value == pytest.approx(best, rel=0.01)
+    report = (tmp_path / "runs" / "tiny" / "select_direction" / "filter_report.txt").read_text()
+    assert "bypass not computed" in report and "NaN" not in report and "nan" not in report
+    assert main(["select", "--config", config, f"--select.{rule}", str(value)]) == 0
+    assert "1 of 16 candidates passed" in capsys.readouterr().out
+
+
 def test_a_direction_of_another_model_is_refused(finished, tiny_folder, data, tmp_path, capsys):
     config = str(finished / "config.yaml")
     message = _fails(capsys, "evaluate", "--config", config, "--model.name", str(tiny_folder("qwen2")))

@@ -20,6 +20,7 @@ import jsonargparse
 import yaml
 
 from refusal_lightning.cli.commands import COMMANDS, SECTIONS
+from refusal_lightning.config import SetConfig
 from refusal_lightning.errors import UserError
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -40,7 +41,7 @@ def parse(command: str, argv: Sequence[str]) -> dict[str, Any]:
     about = COMMANDS[command]
     parser = _stage_parser(command, about.sections) if about.sections else _tool_parser(command)
     try:
-        parsed = parser.parse_args(list(argv))
+        parsed = parser.parse_args(_files_first(argv))
         objects = parser.instantiate(parsed)
         values = {name: value for name, value in objects.items() if name != "config"}
         return {"config": load(about.settings)(**values)} if about.settings else values
@@ -48,6 +49,22 @@ def parse(command: str, argv: Sequence[str]) -> dict[str, Any]:
         raise UserError(_with_hint(str(error.message), command)) from error
     except ValueError as error:  # a dataclass's own check
         raise UserError(" ".join(str(error).split())) from error
+
+
+def _files_first(argv: Sequence[str]) -> list[str]:
+    """The arguments with the configuration files before the rest.
+
+    The parser lets the later one win, so that a file given after a key would undo it without a word.
+    """
+    files: list[str] = []
+    rest: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == "--config":
+            files += [word, *[value for value in (next(words, None),) if value is not None]]
+        else:
+            (files if word.startswith("--config=") else rest).append(word)
+    return files + rest
 
 
 class _Parser(jsonargparse.ArgumentParser):
@@ -126,8 +143,8 @@ def _known_keys(command: str) -> list[str]:
 
 
 def _with_hint(message: str, command: str) -> str:
-    """Add `did you mean …?` to a parser's message that names an unknown key."""
-    message = " ".join(message.split())
+    """A parser's message in plain words; one that names an unknown key with `did you mean …?`, or where it belongs."""
+    message = _plain(" ".join(message.split()))
     unknown = re.search(
         r"(?:(?:Group|Subcommand) '(\w+)' )?(?:does not accept option|unrecognized arguments:)\s+['\"]?-*([\w.]+)",
         message,
@@ -136,7 +153,29 @@ def _with_hint(message: str, command: str) -> str:
         return message
     known = _known_keys(command)
     word = f"{unknown.group(1)}.{unknown.group(2)}" if unknown.group(1) in SECTIONS else unknown.group(2)
+    sections = COMMANDS[command].sections
+    if sections and word in known:
+        own = ", ".join(sections)
+        return f"{message}; `{command}` reads {own}: give {word} to a stage that reads it, or in the configuration file"
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if not near and "." not in word:
         near = [key for key in known if key.endswith(f".{word}")][:1]
     return f"{message}; did you mean {near[0]}?" if near and near[0] != word else message
+
+
+def _plain(message: str) -> str:
+    """A message about a value of the wrong kind without the parser's own words for kinds."""
+    found = re.search(
+        r'Parser key "([\w.]+)": (?:Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] '
+        r"Errors: (.*)Given value type: .*? Given value: (.*)|Expected an? (.*?)\. Got value: (.*))$",
+        message,
+    )
+    if not found:
+        return message
+    key, kinds, errors, given, only, got = found.groups()
+    option = re.search(r"Option '(\w+)[\w.]*' is not accepted", errors or "")
+    if option:
+        near = difflib.get_close_matches(option.group(1), [field.name for field in dataclasses.fields(SetConfig)], n=1)
+        return f"{key}: there is no option {option.group(1)!r}" + (f"; did you mean {near[0]}?" if near else "")
+    kinds = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", kinds or only).replace("NoneType", "null")
+    return f"{key} is {given or got}; it must be one of " + re.sub(r"(?:typing\.)?Literal\[(.*?)\]", r"\1", kinds)

@@ -9,12 +9,14 @@ from typing import Any, Literal, overload
 
 from refusal_lightning.data.hub import PREFIX, load_hub, parse_hub
 from refusal_lightning.data.sources import NAMED_SETS, SOURCES
-from refusal_lightning.data.tables import SUFFIXES, is_table, read_table, to_rows
+from refusal_lightning.data.tables import SUFFIXES, Where, is_table, read_table, to_rows
 from refusal_lightning.errors import UserError
 
 SPLITS = ("train", "val", "test")
 HARMTYPES = ("harmful", "harmless")
 SAMPLE_ROOT = Path(__file__).parents[2] / "dataset" / "sample"
+
+_NO_SPLIT = "set data.root to the folder that holds splits/ (`data prepare` makes the paper's)"
 
 Columns = Mapping[str, str | None] | None
 
@@ -51,7 +53,7 @@ def load_dataset_split(
             f"no split {harmtype}_{split} under {Path(root) / 'splits'}: take harmful or harmless (or a label that has "
             "files of its own there), and train, val or test"
         )
-    missing = f"dataset file {path} does not exist; set data.root to the folder that holds splits/"
+    missing = f"dataset file {path} does not exist; {_NO_SPLIT}"
     return _from_file(path, instructions_only, missing, columns)
 
 
@@ -62,7 +64,7 @@ def load_dataset(
     root: str | Path = ...,
     *,
     columns: Columns = ...,
-    where: Mapping[str, str] | None = ...,
+    where: Where | None = ...,
 ) -> list[str]: ...
 @overload
 def load_dataset(
@@ -71,7 +73,7 @@ def load_dataset(
     root: str | Path = ...,
     *,
     columns: Columns = ...,
-    where: Mapping[str, str] | None = ...,
+    where: Where | None = ...,
 ) -> list[dict[str, Any]]: ...
 def load_dataset(
     name: str,
@@ -79,7 +81,7 @@ def load_dataset(
     root: str | Path = SAMPLE_ROOT,
     *,
     columns: Columns = None,
-    where: Mapping[str, str] | None = None,
+    where: Where | None = None,
 ) -> list[Any]:
     """Rows ``{"instruction", "category"}`` of a set, or just the instructions, in the set's order.
 
@@ -95,7 +97,7 @@ def load_dataset(
         return _from_file(path, instructions_only, f"dataset file {path} does not exist", columns, where)
     label, _, split = name.rpartition("_")
     if split_file := _split_file(label, split, root):
-        missing = f"dataset file {split_file} does not exist; set data.root to the folder that holds splits/"
+        missing = f"dataset file {split_file} does not exist; {_NO_SPLIT}"
         return _from_file(split_file, instructions_only, missing, columns, where)
     path = Path(root) / "processed" / f"{name}.json"
     if path.is_file() and path.parent.name == "processed" and "/" not in name:
@@ -104,7 +106,10 @@ def load_dataset(
         known = NAMED_SETS[name]
         table = load_hub(known.hub)
         return _taken(table, f"dataset {name}", instructions_only, known.columns, {**known.where, **(where or {})})
-    raise UserError(f"dataset {name!r} is neither a split (harmful_test, ...) nor a file {path}{_advice(name)}")
+    raise UserError(
+        f"dataset {name!r} is neither a split (harmful_test, ...) nor a file {path}{_advice(name)}; "
+        f"a file's name ends in {', '.join(SUFFIXES)}"
+    )
 
 
 def _split_file(label: str, split: str, root: str | Path) -> Path | None:
@@ -119,7 +124,7 @@ def _split_file(label: str, split: str, root: str | Path) -> Path | None:
 
 
 def _from_file(
-    path: Path, instructions_only: bool, missing: str, columns: Columns, where: Mapping[str, str] | None = None
+    path: Path, instructions_only: bool, missing: str, columns: Columns, where: Where | None = None
 ) -> list[Any]:
     try:
         table = read_table(path)
@@ -129,7 +134,7 @@ def _from_file(
 
 
 def _taken(
-    table: Sequence[Any], source: str, instructions_only: bool, columns: Columns, where: Mapping[str, str] | None
+    table: Sequence[Any], source: str, instructions_only: bool, columns: Columns, where: Where | None
 ) -> list[Any]:
     rows = to_rows(table, source, columns, where)
     return [row["instruction"] for row in rows] if instructions_only else rows

@@ -59,7 +59,11 @@ def draw_instructions(
             else:
                 instructions = load_dataset_split(label, split, instructions_only=True, root=root, columns=columns)
             if count > len(instructions):
-                raise UserError(f"data.n_{split} is {count}, but {name} under {root} has {len(instructions)} rows")
+                place = "" if load is not None else f" under {root}"
+                raise UserError(
+                    f"data.n_{split} is {count}, but {name}{place} has {len(instructions)} rows; "
+                    f"set data.n_{split} to {len(instructions)} or less"
+                )
             drawn.append(rng.sample(instructions, count))
     harmful_train, harmless_train, harmful_val, harmless_val = drawn
     return Draw(harmful_train, harmless_train, harmful_val, harmless_val, rng)

@@ -13,6 +13,8 @@ from refusal_lightning.errors import UserError
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".txt")
 
 Row = dict[str, Any]
+Where = Mapping[str, str | int | bool]
+"""The value that each named column has in the rows that are kept."""
 
 
 def is_table(name: str) -> bool:
@@ -32,19 +34,22 @@ def read_table(path: Path) -> list[Any]:
     except OSError as error:
         raise UserError(f"dataset file {path} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"dataset file {path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+        raise UserError(
+            f"dataset file {path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from error
 
 
 def to_rows(
     table: Sequence[Any],
     source: str,
     columns: Mapping[str, str | None] | None = None,
-    where: Mapping[str, str] | None = None,
+    where: Where | None = None,
 ) -> list[Row]:
     """Rows ``{"instruction", "category"}`` of a table, in its order.
 
     ``columns`` names the table's columns, ``{"instruction": ..., "category": ...}`` (default: the same names; the
-    category is None where there is no such column). ``where`` keeps the rows whose columns have these values.
+    category is None where there is no such column). ``where`` keeps the rows whose columns have these values
+    (as text: 1 is "1").
     ``source`` stands for the table in the messages of UserError.
     """
     if not table:
@@ -57,15 +62,15 @@ def to_rows(
     for column in (columns or {}).values():
         _require_column(table, column, source)
     for column in where or {}:
-        _require_column(table, column, source)
+        _require_column(table, column, source, "`where` takes the file's own names")
     rows = []
     for index, row in enumerate(table):
-        if where and not (isinstance(row, dict) and all(_label(row.get(k)) == v for k, v in where.items())):
+        if where and not (isinstance(row, dict) and all(_label(row.get(k)) == _label(v) for k, v in where.items())):
             continue
         text = row.get(text_column) if isinstance(row, dict) else None
         if not isinstance(text, str) or not text.strip():
             hint = _columns_hint(table) if isinstance(row, dict) and text_column not in row and index == 0 else ""
-            raise UserError(f"{source}: row {index} has no text in its field `{text_column}`{hint}")
+            raise UserError(f"{source}: row {index} (counted from 0) has no text in its field `{text_column}`{hint}")
         category = row.get(category_column)
         rows.append({"instruction": text, "category": None if category in (None, "") else str(category)})
     if not rows:
@@ -74,15 +79,18 @@ def to_rows(
     return rows
 
 
-def _require_column(table: Sequence[Any], column: str | None, source: str) -> None:
+_MAP = "say which one with `columns`, e.g. {instruction: prompt}"
+
+
+def _require_column(table: Sequence[Any], column: str | None, source: str, advice: str = _MAP) -> None:
     if column is not None and not any(isinstance(row, dict) and column in row for row in table):
-        raise UserError(f"{source} has no column `{column}`{_columns_hint(table)}")
+        raise UserError(f"{source} has no column `{column}`{_columns_hint(table, advice)}")
 
 
-def _columns_hint(table: Sequence[Any]) -> str:
+def _columns_hint(table: Sequence[Any], advice: str = _MAP) -> str:
     """The names of the first row's columns, cut short: a CSV file without a header would have its text there."""
     names = [str(name)[:40] for name in table[0]] if isinstance(table[0], dict) else []
-    return f"; its columns are {', '.join(names[:12])}: say which one with `columns`" if names else ""
+    return f"; its columns are {', '.join(names[:12])}: {advice}" if names else ""
 
 
 def _label(value: Any) -> str:
@@ -113,12 +121,18 @@ def _read_csv(path: Path) -> list[Any]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         try:
+            only = (reader.fieldnames or [""])[0] if len(reader.fieldnames or []) == 1 else ""
+            other = next((name for mark, name in ((";", "semicolons"), ("\t", "tabs")) if mark in only), None)
+            if other:
+                raise UserError(f"dataset file {path} has {other} between its columns; save it with commas")
             rows = list(reader)
         except csv.Error as error:
             raise UserError(f"dataset file {path} is not CSV, near line {reader.line_num} ({error})") from error
     for index, row in enumerate(rows):
         if None in row:
-            raise UserError(f"dataset file {path}: row {index} has more fields than the header; quote its commas")
+            raise UserError(
+                f"dataset file {path}: row {index} (counted from 0) has more fields than the header; quote its commas"
+            )
     return rows
 
 

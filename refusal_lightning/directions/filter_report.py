@@ -58,7 +58,8 @@ class FilterReport:
     fell: dict[str, int]
     """How many were dropped, by the first rule in the order of ``RULES`` ("beaten": staged runs only)."""
     fails: dict[str, int]
-    """How many fail each rule on its own; in a staged run only scores that were computed count."""
+    """How many fail each rule on its own; in a staged run only scores that were computed count, and as NaN only those
+    dropped for it."""
     misses: tuple[Miss, ...]
     """Dropped candidates that come nearest to passing, nearest first, at most five."""
     changes: tuple[ThresholdChange, ...]
@@ -80,7 +81,8 @@ class FilterReport:
         for rule, count in self.fell.items():
             in_all = self.fails.get(rule, count)
             if count or in_all:
-                also = f", {in_all} fail this rule in all" if in_all != count else ""
+                # In a staged run fewer may have a complete score than were dropped for a part of it.
+                also = f", {in_all} fail this rule in all" if in_all > count else ""
                 what = DESCRIPTIONS[rule] + _limit(rule, self.thresholds)
                 lines.append(f"  {count:4d} dropped: {what}{also}")
         if self.misses:
@@ -89,7 +91,7 @@ class FilterReport:
             at = miss.candidate
             lines.append(
                 f"  ({at.position}, {at.layer}) fails {' and '.join(miss.rules)}: "
-                f"bypass {at.refusal_score:.3f}, induce {at.steering_score:.3f}, KL {at.kl_div_score:.3f}"
+                f"bypass {_number(at.refusal_score)}, induce {at.steering_score:.3f}, KL {at.kl_div_score:.3f}"
             )
         lines.extend(f"one change: {_change_text(change)}" for change in self.changes)
         return "\n".join(lines)
@@ -101,17 +103,25 @@ def filter_report(
     norms: Float[np.ndarray, "position layer"] | None = None,
     ruled_out: Mapping[tuple[int, int], str] | None = None,
 ) -> FilterReport:
-    """The report for a table of scores; arguments as of ``selection.select``."""
+    """The report for a table of scores; arguments as of ``selection.select``.
+
+    With ``ruled_out`` (a staged run, even if nothing was ruled out) a bypass score that is NaN was not needed; without,
+    it is one that cannot be had, and no threshold helps.
+    """
     reasons = dropped_by(scores, thresholds, norms, ruled_out)
     fell = Counter(reasons.values())
     fails = failures(scores, thresholds, norms)
+    n_fails = {rule: int(np.sum(mask)) for rule, mask in fails.items()}
+    if ruled_out is not None:
+        fails["nan"] = np.isnan(scores.steering_score) | np.isnan(scores.kl_div_score)
+        n_fails["nan"] = fell["nan"]
     misses = _misses(scores, thresholds, fails)
     total = int(np.prod(scores.shape))
     return FilterReport(
         total=total,
         survivors=total - len(reasons),
         fell={rule: fell[rule] for rule in (*RULES, "beaten") if rule != "beaten" or fell[rule]},
-        fails={rule: int(np.sum(mask)) for rule, mask in fails.items()},
+        fails=n_fails,
         misses=tuple(misses[:5]),
         changes=_changes(scores.shape[1], thresholds, misses),
         thresholds=thresholds,
@@ -180,6 +190,10 @@ def _limit(rule: str, thresholds: Thresholds) -> str:
         "kl": f" (above {thresholds.kl:g})" if thresholds.kl is not None else "",
     }
     return limits.get(rule, "")
+
+
+def _number(score: float) -> str:
+    return "not computed" if math.isnan(score) else f"{score:.3f}"
 
 
 def _change_text(change: ThresholdChange) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from refusal_lightning.config import DataConfig, DoctorConfig, ModelConfig, TrainerConfig
+from refusal_lightning.data.datasets import HARMTYPES
 from refusal_lightning.errors import UserError
 from refusal_lightning.files import writable_folder
 from refusal_lightning.models import ChatModel, load_chat_model
@@ -42,9 +43,11 @@ def doctor(model: ModelConfig, data: DataConfig, trainer: TrainerConfig, doctor:
     from refusal_lightning.stages.trainer import main_device
 
     device = main_device(trainer)
-    say(
-        f"doctor: {model.name} in {chat.dtype} on {device}, {len(harmful)} harmful and {len(harmless)} harmless prompts"
-    )
+    kinds = [
+        f"{len(prompts)} {role if label == role else f'{label} (as {role})'}"
+        for prompts, label, role in zip((harmful, harmless), data.labels, HARMTYPES, strict=True)
+    ]
+    say(f"doctor: {model.name} in {chat.dtype} on {device}, {' and '.join(kinds)} prompts")
     findings = _examine(chat, device, harmful, harmless)
     seconds = time.perf_counter() - started
     n_failed, n_warned = (sum(f.verdict == verdict for f in findings) for verdict in ("fail", "warn"))

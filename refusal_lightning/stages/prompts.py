@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +101,17 @@ def drawn_sets(model: ChatModel, data: DataConfig) -> dict[str, PromptSet]:
         name = f"{first if kind == 'harmful' else second}_{split}"
         sets[role] = prompt_set(name, instructions, model, whole[name])
     return sets
+
+
+def repeated(sets: Mapping[str, PromptSet]) -> list[str]:
+    """A line for each drawn set that holds a prompt twice and each two that share one, without its text."""
+    lines = []
+    for s in sets.values():
+        more = len(s) - len(set(s.hashes))
+        if more:
+            lines.append(f"{more} of the {len(s)} prompts drawn of {s.name} repeat another of them and count again")
+    for a, b in combinations(sets.values(), 2):
+        common = len(set(a.hashes) & set(b.hashes))
+        if common:
+            lines.append(f"{common} of the prompts drawn are in both {a.name} and {b.name}; each should be in one set")
+    return lines

@@ -187,6 +187,15 @@ def next_work(
     return None
 
 
+def near_misses(table: ScoreTable, without: Thresholds, norms: Float[np.ndarray, "position layer"]) -> Work | None:
+    """The next scores that tell which value of a rule would let a candidate through; None when nothing is left.
+
+    ``without`` are the thresholds with that rule switched off. Bypass scores do not matter to it.
+    """
+    work = next_work("staged", table, without, norms)
+    return work if work is not None and work.kind != "bypass" else None
+
+
 def _is_out(kind: ScoreKind, thresholds: Thresholds, bar: float, low: float, high: float) -> bool:
     return proven_out(kind, low, high, thresholds, bar) is not None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -33,13 +33,21 @@ from refusal_lightning.files import write_bytes, write_text
 from refusal_lightning.models import ChatModel
 from refusal_lightning.report.plots import plot_scores
 from refusal_lightning.stages.company import agree, in_company, require_shared
-from refusal_lightning.stages.console import is_main_process, say
+from refusal_lightning.stages.console import is_main_process, say, wait_for_all
 from refusal_lightning.stages.files import digest, write_json
 from refusal_lightning.stages.model import open_model
 from refusal_lightning.stages.prompts import PromptSet, categories_of, drawn_sets
 from refusal_lightning.stages.refusal_tokens import settle_refusal_tokens
 from refusal_lightning.stages.runs import RunFolder, write_tensor
-from refusal_lightning.stages.scoring import KEPT, ScoreTable, compute_scores, next_work, ruled_out, score_bounds
+from refusal_lightning.stages.scoring import (
+    KEPT,
+    ScoreTable,
+    compute_scores,
+    near_misses,
+    next_work,
+    ruled_out,
+    score_bounds,
+)
 from refusal_lightning.stages.second_opinion import answer_kl_opinion, cosmic_opinion
 from refusal_lightning.stages.stores import open_complete, require_candidates
 from refusal_lightning.store import ActivationStore
@@ -131,7 +139,8 @@ def _select_one(
     bounds = score_bounds(len(harmful), harmless_logits)
     table = ScoreTable(store, key, Journal(run.journal("scores", key)), (n_positions, n_layers), bounds)
 
-    computed = compute_scores(
+    compute = partial(
+        compute_scores,
         table,
         chat=chat,
         trainer=trainer,
@@ -139,18 +148,20 @@ def _select_one(
         harmful=harmful,
         harmless=harmless,
         harmless_logits=harmless_logits,
-        upcoming=partial(next_work, config.mode, table, thresholds, norms),
         batch_size=config.batch_size,
         save=partial(_save, table, depends_on),
     )
-    if not computed:
+    if not compute(upcoming=partial(next_work, config.mode, table, thresholds, norms)):
         say(f"select: nothing to compute, all scores are in {store.url}")
+    selection = _choice(config.mode, table, thresholds, norms)
+    for without in (replace(thresholds, kl=None), replace(thresholds, induce=None)):
+        # Staged scoring stopped where a candidate was out; by how much it missed is what the user needs to know now.
+        if config.mode == "exhaustive" or isinstance(selection, Selection) or selection.report.changes:
+            break
+        wait_for_all()  # the journal of the scores above is gone before the next begins
+        compute(upcoming=partial(near_misses, table, without, norms))
+        selection = _choice(config.mode, table, thresholds, norms)
     scores = table.means()
-    selection: Selection | NoCandidateError
-    try:
-        selection = choose(scores, thresholds, norms, ruled_out(table, thresholds, norms))
-    except NoCandidateError as error:
-        selection = error
     answer_kl: dict[Place, np.ndarray] = {}
     if isinstance(selection, Selection) and config.answer_kl_tokens:
         answer_kl = answer_kl_opinion(
@@ -226,6 +237,15 @@ def _select_one(
         kl = answer_kl[selection.pos, selection.layer].mean()
         say(f"select: KL over the first {config.answer_kl_tokens} answer tokens {kl:.3f}")
     say(f"select: wrote {run.path}")
+
+
+def _choice(mode: str, table: ScoreTable, thresholds: Thresholds, norms: np.ndarray) -> Selection | NoCandidateError:
+    """What the scores that are there choose, or that they choose nothing, with the reasons."""
+    dropped_early = ruled_out(table, thresholds, norms) if mode == "staged" else None
+    try:
+        return choose(table.means(), thresholds, norms, dropped_early)
+    except NoCandidateError as error:
+        return error
 
 
 def filter_prompts(

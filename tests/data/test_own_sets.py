@@ -99,18 +99,35 @@ SECRET = "Never show this"
 @pytest.mark.parametrize(
     ("name", "content", "columns", "message"),
     [
-        ("a.csv", f"prompt,kind\n{SECRET},1\n", None, r"row 0 has no text .*columns are prompt, kind: say which one"),
+        (
+            "a.csv",
+            f"prompt,kind\n{SECRET},1\n",
+            None,
+            r"row 0 \(counted from 0\) has no text .*columns are prompt, kind: say which one",
+        ),
         ("a.csv", f"prompt,kind\n{SECRET},1\n", {"instruction": "text"}, "no column `text`; its columns are prompt"),
         ("a.csv", f"instruction\n{SECRET}\n", {"category": "kind"}, "no column `kind`"),
-        ("a.csv", f"instruction,kind\n{SECRET},{SECRET},3\n", None, "row 0 has more fields than the header"),
+        (
+            "a.csv",
+            f"instruction,kind\n{SECRET},{SECRET},3\n",
+            None,
+            r"row 0 \(counted from 0\) has more fields than the header",
+        ),
+        ("a.csv", f"instruction;kind\n{SECRET};1\n", None, "has semicolons between its columns; save it with commas"),
+        ("a.csv", f"instruction\tkind\n{SECRET}\t1\n", None, "has tabs between its columns"),
         ("a.csv", f'instruction\n"{SECRET}\n', None, "is not CSV, near line"),
         ("a.csv", "instruction\n", None, "holds no rows"),
-        ("a.csv", f"instruction,kind\n{SECRET},1\n,2\n", None, "row 1 has no text in its field `instruction`$"),
+        (
+            "a.csv",
+            f"instruction,kind\n{SECRET},1\n,2\n",
+            None,
+            r"row 1 \(counted from 0\) has no text in its field `instruction`$",
+        ),
         ("a.jsonl", f'{{"instruction": "{SECRET}"}}\n{{"instr', None, r"a.jsonl, line 2, is not JSON"),
-        ("a.jsonl", f'{{"instruction": "{SECRET}"}}\n["{SECRET}"]', None, "row 1 has no text"),
+        ("a.jsonl", f'{{"instruction": "{SECRET}"}}\n["{SECRET}"]', None, r"row 1 \(counted from 0\) has no text"),
         ("a.json", f'{{"instruction": "{SECRET}"}}', None, "holds no rows"),
         ("a.parquet", SECRET, None, r"is not Parquet \(ArrowInvalid\)"),
-        ("a.txt", b"\xff\xfe", None, "not UTF-8 text"),
+        ("a.txt", b"\xff\xfe", None, "not UTF-8 text .*; save it as UTF-8"),
         ("a.csv", f"instruction\n{SECRET}\n", {"text": "instruction"}, "text can't be mapped"),
     ],
 )
@@ -121,6 +138,16 @@ def test_mistakes_are_named_and_no_prompt_is_shown(tmp_path, name, content, colu
         load_dataset(str(path), columns=columns)
     assert SECRET not in str(error.value) and "\n" not in str(error.value)
     assert str(path) in str(error.value) or "mapped" in message
+
+
+def test_where_takes_numbers_and_the_files_own_names(tmp_path):
+    rows = [{"prompt": "a", "label": 1, "ok": True}, {"prompt": "b", "label": 0, "ok": True}]
+    for name in ("own.csv", "own.jsonl"):
+        file = write(tmp_path / name, rows)
+        kept = load_dataset(file, True, columns={"instruction": "prompt"}, where={"label": 1, "ok": True})
+        assert kept == ["a"]
+    with pytest.raises(UserError, match="no column `lable`; its columns are prompt, label, ok: `where` takes the file"):
+        load_dataset(file, columns={"instruction": "prompt"}, where={"lable": 1})
 
 
 def test_names_that_are_nothing(tmp_path):

@@ -71,6 +71,16 @@ def test_ruled_out_candidates_are_counted_by_their_rule() -> None:
     report = filter_report(scores, PAPER_THRESHOLDS, ruled_out={(-1, 2): "kl", (-2, 2): "beaten"})
     assert report.fell == {"zero_norm": 2, "pruned_layer": 2, "nan": 0, "induce": 2, "kl": 1, "beaten": 1}
     assert "proven not the lowest" in report.text()
+    assert report.fails["nan"] == 0  # not computed is not NaN
+    assert "KL score too high (above 0.1)\n" in report.text()  # and not "0 fail this rule in all"
+
+
+def test_a_score_not_needed_hides_no_way_through_and_one_not_to_be_had_does() -> None:
+    scores = CandidateScores(np.full((1, 5), np.nan), np.ones((1, 5)), np.full((1, 5), 0.3))
+    norms = np.ones((1, 5))
+    changes = filter_report(scores, PAPER_THRESHOLDS, norms, ruled_out={}).changes
+    assert [(change.key, change.value) for change in changes] == [("kl_threshold", 0.3)]
+    assert filter_report(scores, PAPER_THRESHOLDS, norms).changes == ()
 
 
 @settings(max_examples=150, deadline=None)

@@ -55,8 +55,17 @@ def test_all_is_well(config, tmp_path, capsys):
 
 
 def test_a_failed_check_is_exit_status_1(config, tmp_path, capsys):
-    assert main(["doctor", "--config", config(), "--model.refusal_tokens", "[0]"]) == 1
+    """With labels of the user's own, which are named."""
+    own = {"rude": "harmful", "harmless": "harmless"}
+    sets = {
+        f"{label}_{split}": str(tmp_path / "data" / "splits" / f"{role}_{split}.json")
+        for label, role in own.items()
+        for split in ("train", "val")
+    }
+    labels = ["--data.labels", json.dumps(list(own)), "--data.sets", json.dumps(sets)]
+    assert main(["doctor", "--config", config(), "--model.refusal_tokens", "[0]", *labels]) == 1
     output = capsys.readouterr().out
+    assert "on cpu, 4 rude (as harmful) and 4 harmless prompts" in output
     assert verdicts(output).count("fail") == 1
     assert "1 failed" in output
     findings = json.loads((tmp_path / "new" / "doctor.json").read_text())["findings"]
