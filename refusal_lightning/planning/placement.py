@@ -15,15 +15,16 @@ class Placement(NamedTuple):
     """Bytes on each device."""
 
 
-def place(weights: float, work: float, device: float, devices: int, nodes: int) -> Placement:
-    """The strategy for a model of so many bytes, whose passes take ``work`` beside them, on nodes of so many devices.
+def place(kept: float, work: float, device: float, devices: int, nodes: int) -> Placement:
+    """The strategy on nodes of so many devices, for a copy that keeps so many bytes (weights, keys and values) and
+    whose passes take ``work`` beside them.
 
     A copy per device where one fits; else a copy per node, whose devices each hold a part of the layers and work one
     after the other, so that a node counts as one. A device keeps a tenth of its memory for what is not planned.
     """
     room = 0.9 * device
-    if weights + work <= room:
-        return Placement("ddp", devices * nodes, weights + work)
-    if weights / devices + work <= room:
-        return Placement("device_map", nodes, weights / devices + work)
-    return Placement(None, 0, weights / devices + work)
+    if kept + work <= room:
+        return Placement("ddp", devices * nodes, kept + work)
+    if kept / devices + work <= room:
+        return Placement("device_map", nodes, kept / devices + work)
+    return Placement(None, 0, kept / devices + work)

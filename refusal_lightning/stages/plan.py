@@ -45,8 +45,10 @@ class StagePlan:
     flops: float
     reads: float
     """Bytes of weights that decoding reads, one device after the other."""
-    memory: float
-    """Bytes beside the weights, on each device."""
+    kept: float
+    """Bytes beside the weights that a copy of the model keeps, over its devices."""
+    work: float
+    """Bytes beside these on each device, at the widest point of a pass."""
 
 
 def plan(
@@ -90,8 +92,11 @@ def plan(
     }
     device, devices, on_cpu = _device(trainer, plan)
     host = LIBRARIES + SHARDS * shard_bytes
-    work = max(stage.memory for stage in stages.values())
-    fits = place(weights, work + (host if on_cpu else 0), device, devices, trainer.num_nodes)
+    needs = [
+        place(weights + stage.kept, stage.work + (host if on_cpu else 0), device, devices, trainer.num_nodes)
+        for stage in stages.values()
+    ]
+    fits = min(needs, key=lambda need: (need.copies, -need.memory))
     copies = max(fits.copies, 1)
 
     say(
@@ -101,11 +106,11 @@ def plan(
     say(_placement_line(fits.strategy, fits.memory, device, devices, trainer.num_nodes))
     say()
     say(f"{'at most':10}{'prompts':>10}{'tokens':>14}{'FLOPs':>12}{'time':>10}{'memory per device':>20}")
-    share = weights / (devices if fits.strategy == "device_map" else 1)
+    parts = devices if fits.strategy == "device_map" else 1
     rows: dict[str, dict[str, Any]] = {}
     for name, stage in stages.items():
         seconds = stage.flops / (plan.tflops * 1e12 * copies) + stage.reads / (plan.gb_per_s * 1e9 * copies)
-        memory = share + stage.memory + (LIBRARIES if on_cpu else 0)
+        memory = (weights + stage.kept) / parts + stage.work + (LIBRARIES if on_cpu else 0)
         if name == "cache" and on_cpu:
             memory += SHARDS * shard_bytes
         rows[name] = {**asdict(stage), "seconds": seconds, "memory_per_device": memory}
@@ -168,7 +173,7 @@ def _cache(
     shards = [lengths[start : start + shard_prompts] for start in range(0, len(lengths), shard_prompts)]
     batches = [batch for shard in shards for batch in _batches(shard, batch_size)]
     flops = arithmetic.prompts(batches)
-    return StagePlan(len(lengths), _tokens(batches), flops, 0.0, _widest(config, batches, dtype))
+    return StagePlan(len(lengths), _tokens(batches), flops, 0.0, 0.0, _widest(config, batches, dtype))
 
 
 def _select(
@@ -192,7 +197,8 @@ def _select(
         tokens=round(candidates * (_tokens(harmful) + (1 + above) * _tokens(harmless))),
         flops=candidates * passes,
         reads=0.0,
-        memory=_widest(config, [(select.batch_size, max(tokens for _, tokens in harmful + harmless))], dtype),
+        kept=0.0,
+        work=_widest(config, [(select.batch_size, max(tokens for _, tokens in harmful + harmless))], dtype),
     )
 
 
@@ -201,6 +207,7 @@ def _evaluate(
 ) -> StagePlan:
     """Answers as long as they may be, under every intervention, and the losses."""
     from refusal_lightning.modules.batch_size import MOST
+    from refusal_lightning.modules.generation import APART
     from refusal_lightning.planning.memory import answer_bytes
 
     sets = evaluation_sets(chat, data, evaluate)
@@ -228,7 +235,8 @@ def _evaluate(
         tokens=tokens,
         flops=flops,
         reads=weights * new * -(-rows // at_once),
-        memory=answer_bytes(config, at_once, max(lengths) + new, dtype),
+        kept=answer_bytes(config, at_once, max(lengths) + new, dtype),
+        work=_widest(config, [(APART, max(lengths))], dtype),
     )
 
 

@@ -71,9 +71,8 @@ def test_a_model_of_which_there_is_only_a_configuration(config, tmp_path, tiny_l
     (folder / "config.json").write_text(json.dumps({**settings, "max_position_embeddings": 8192}))
     more = ["--model.name", str(folder), "--model.dtype", "bfloat16", "--trainer.num_nodes", "4"]
     more += ["--trainer.devices", "8", "--trainer.accelerator", "auto", "--plan.device_memory_gb", "80"]
-    plan = planned(
-        config, tmp_path, *more, "--plan.n_prompts", "100000", "--plan.prompt_tokens", "90", "--store.shard_mb", "null"
-    )
+    more += ["--cache.hook_points", "[resid_pre]", "--store.shard_mb", "null"]
+    plan = planned(config, tmp_path, *more, "--plan.n_prompts", "100000", "--plan.prompt_tokens", "90")
     assert plan["parameters"]["total"] == 70_553_706_496  # Llama 3 70B's
     assert (plan["strategy"], plan["copies"]) == ("device_map", 4)
     assert plan["stages"]["cache"]["tokens"] == 9_000_000
@@ -89,7 +88,7 @@ def test_time_and_memory_follow_what_is_stated(config, tmp_path):
     slow = planned(config, tmp_path, "--plan.gb_per_s", "1", "--plan.tflops", "1")
     assert slow["stages"]["evaluate"]["seconds"] > first["stages"]["evaluate"]["seconds"]
     wide = planned(config, tmp_path, "--cache.batch_size", "30")
-    assert wide["stages"]["cache"]["memory"] > first["stages"]["cache"]["memory"]
+    assert wide["stages"]["cache"]["work"] > first["stages"]["cache"]["work"]
     settings = yaml.safe_load(Path(config).read_text())
     assert settings["cache"]["batch_size"] == 3
     assert tiny_model("llama", 0)[0].num_parameters() == first["parameters"]["total"]
