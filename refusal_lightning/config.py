@@ -313,6 +313,33 @@ class EvaluateConfig:
 
 
 @dataclass
+class CapabilityConfig:
+    """The capability stage: tasks of lm-evaluation-harness on the intervened model."""
+
+    tasks: list[str] = field(default_factory=lambda: ["everyday_facts"])
+    """Tasks by their names in the harness (mmlu, arc_challenge, ...) or in your own files."""
+    include_path: str | None = "dataset/sample/tasks"
+    """Folder with task files of your own; null: none."""
+    interventions: list[InterventionName] = field(default_factory=lambda: ["baseline", "ablation", "actadd"])
+    """Which of baseline, ablation, actadd (activation addition: -1) to run."""
+    num_fewshot: int | None = None
+    """Examples before each question (default: each task's own number)."""
+    limit: int | None = None
+    """At most so many questions of each task (default: all)."""
+    batch_size: int = 8
+    """Questions per forward pass."""
+    chat_template: bool = False
+    """Put questions into the tokenizer's own chat template."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.tasks), "capability.tasks", self.tasks, "one or more tasks")
+        _require(bool(self.interventions), "capability.interventions", self.interventions, "a non-empty list")
+        _require(self.num_fewshot is None or self.num_fewshot >= 0, "capability.num_fewshot", self.num_fewshot, ">= 0")
+        _positive("capability.limit", self.limit)
+        _positive("capability.batch_size", self.batch_size)
+
+
+@dataclass
 class AnalyzeConfig:
     """The analyze stage: what the store tells about the candidates, without the model."""
 

@@ -17,6 +17,7 @@ SECTIONS: dict[str, type] = {
     "select": config.SelectConfig,
     "evaluate": config.EvaluateConfig,
     "analyze": config.AnalyzeConfig,
+    "capability": config.CapabilityConfig,
     "judging": JudgeSettings,
     "doctor": config.DoctorConfig,
     "plan": config.PlanConfig,
@@ -59,6 +60,11 @@ COMMANDS = {
         "measure the candidates and the selected direction on the store's activations, without the model",
         "refusal_lightning.stages.analyze:analyze",
         ("model", "data", "store", "runs", "cache", "select", "analyze"),
+    ),
+    "capability": Command(
+        "run tasks of lm-evaluation-harness on the intervened model",
+        "refusal_lightning.stages.capability:capability",
+        ("model", "trainer", "runs", "capability"),
     ),
     "doctor": Command(
         "check the model, its template and its tokens before any number is reported",

@@ -76,9 +76,7 @@ def evaluate(
         judge.check()
     run = RunFolder(runs.root, chat.alias)
     direction, position, layer = run.load_direction()
-    selected_for = run.read_record().get("select", {}).get("model")
-    if selected_for != chat.identity:
-        raise UserError(f"the direction in {run.path} was selected for another model or template; run `select` first")
+    run.require_direction_of(chat.identity)
     run.prepare()
     require_shared(run.path, "runs.root")
     sets = evaluation_sets(chat, data, evaluate)

@@ -121,6 +121,13 @@ class RunFolder:
             raise UserError(f"{self.direction} is not the candidate that {self.direction_metadata} names; run `select`")
         return direction, position, layer
 
+    def require_direction_of(self, identity: dict[str, Any]) -> None:
+        """Raise UserError where the direction was selected for a model of another identity."""
+        if self.read_record().get("select", {}).get("model") != identity:
+            raise UserError(
+                f"the direction in {self.path} was selected for another model or template; run `select` first"
+            )
+
 
 def write_tensor(path: Path, tensor: torch.Tensor) -> None:
     """Save a tensor of its own storage, the same bytes for the same values whatever the file's name."""

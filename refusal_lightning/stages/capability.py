@@ -1,0 +1,158 @@
+"""capability: tasks of lm-evaluation-harness on the intervened model (paper, section 4.3)."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import time
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from refusal_lightning.config import CapabilityConfig, ModelConfig, RunsConfig, TrainerConfig
+from refusal_lightning.errors import UserError
+from refusal_lightning.interventions import Intervention, intervene
+from refusal_lightning.models.hooked import HookedModel
+from refusal_lightning.stages.console import say
+from refusal_lightning.stages.evaluate import plan
+from refusal_lightning.stages.files import digest, write_json
+from refusal_lightning.stages.model import open_model
+from refusal_lightning.stages.runs import RunFolder
+
+
+def capability(model: ModelConfig, trainer: TrainerConfig, runs: RunsConfig, capability: CapabilityConfig) -> None:
+    """Run the tasks under each intervention with the run's direction, and write one file of scores for each.
+
+    Activation addition subtracts the direction, as on harmful prompts. What is done already is not done again.
+    """
+    task_manager = _task_manager(capability)
+    if trainer.devices not in (1, "1", "auto") or trainer.num_nodes > 1:
+        raise UserError("capability runs in one process; set trainer.devices: 1 (model.device_map spreads a model)")
+    started = time.perf_counter()
+    chat = open_model(model, trainer)
+    run = RunFolder(runs.root, chat.alias)
+    direction, position, layer = run.load_direction()
+    run.require_direction_of(chat.identity)
+    run.prepare()
+    asked = {name: value for name, value in asdict(capability).items() if name not in ("interventions", "batch_size")}
+    found: dict[str, dict[str, Any]] = {}
+    computed = 0
+    for name in capability.interventions:
+        planned = plan(name, direction, layer, "harmful")
+        key = digest([chat.identity, planned.depends_on, asked, version("lm_eval")])
+        path = run.path / "capability" / f"{name}.json"
+        kept = _kept(path)
+        if kept.get("key") != key:
+            from refusal_lightning.stages.trainer import main_device
+
+            say(f"capability: {', '.join(capability.tasks)} under {name}")
+            decoder = chat.decoder(main_device(trainer))
+            kept = {"key": key, **run_tasks(decoder, chat.tokenizer, planned.intervention, capability, task_manager)}
+            write_json(path, kept)
+            computed += 1
+        found[name] = kept
+    if not computed:
+        say("capability: nothing to compute, all scores are there")
+    else:
+        run.record_stage(
+            "capability",
+            {
+                "config": {"model": asdict(model), "capability": asdict(capability)},
+                "model": chat.identity,
+                "position": position,
+                "layer": layer,
+            },
+            seconds=time.perf_counter() - started,
+        )
+    say(_table(found))
+    say(f"capability: wrote {run.path / 'capability'}")
+
+
+def run_tasks(
+    model: HookedModel, tokenizer: Any, intervention: Intervention, config: CapabilityConfig, task_manager: Any
+) -> dict[str, Any]:
+    """Scores of each task: ``tasks[name]`` holds metrics and their standard errors; ``samples`` how many questions."""
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+
+    for name in ("lm_eval", "lm-eval"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    language_model = HFLM(pretrained=model.model, tokenizer=tokenizer, batch_size=config.batch_size)
+    try:
+        with intervene(model, intervention):
+            made = lm_eval.simple_evaluate(
+                model=language_model,
+                tasks=list(config.tasks),
+                num_fewshot=config.num_fewshot,
+                limit=config.limit,
+                apply_chat_template=config.chat_template,
+                task_manager=task_manager,
+                log_samples=False,
+            )
+    except (OSError, ValueError, KeyError, ConnectionError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"capability.tasks: {', '.join(config.tasks)} could not be run ({reason})") from error
+    assert made is not None
+    return {
+        "lm_eval": version("lm_eval"),
+        "tasks": {name: _metrics(scores) for name, scores in made["results"].items()},
+        "samples": {name: counts["effective"] for name, counts in made["n-samples"].items()},
+        "versions": made["versions"],
+        "n_shot": made["n-shot"],
+    }
+
+
+def _task_manager(config: CapabilityConfig) -> Any:
+    """The harness's tasks and the user's. Raises UserError where the harness, the folder or a task is missing."""
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise UserError(
+            f"capability needs lm-evaluation-harness ({error.name} is missing): pip install "
+            "'refusal_lightning[capability]'"
+        ) from error
+    if config.include_path is not None and not Path(config.include_path).is_dir():
+        raise UserError(f"capability.include_path: there is no folder {config.include_path!r}")
+    manager = TaskManager(include_path=config.include_path)
+    for task in config.tasks:
+        if task not in manager.all_tasks:
+            near = difflib.get_close_matches(task, manager.all_tasks, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "; files of your own go into capability.include_path"
+            raise UserError(f"capability.tasks: there is no task {task!r}{hint}")
+    return manager
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return kept if isinstance(kept, dict) else {}
+
+
+def _metrics(scores: dict[str, Any]) -> dict[str, float]:
+    """Numbers by plain names: the harness's `acc,none` is `acc`, its `acc_stderr,none` is `acc_stderr`."""
+    plain = {name.removesuffix(",none"): value for name, value in scores.items()}
+    return {name: value for name, value in plain.items() if isinstance(value, float)}
+
+
+def _table(found: dict[str, dict[str, Any]]) -> str:
+    """A line per task and metric; interventions with their difference from the baseline."""
+    first = next(iter(found.values()))
+    lines = [f"{'':40}" + "".join(f"{name:>24}" for name in found)]
+    for task, metrics in first["tasks"].items():
+        for metric in metrics:
+            if metric.endswith("_stderr"):
+                continue
+            cells = []
+            for name, entry in found.items():
+                value = entry["tasks"][task][metric]
+                error = entry["tasks"][task].get(f"{metric}_stderr")
+                cell = f"{value:.3f}" + (f" ± {error:.3f}" if error is not None else "")
+                if name != "baseline" and "baseline" in found:
+                    cell += f" ({value - found['baseline']['tasks'][task][metric]:+.3f})"
+                cells.append(f"{cell:>24}")
+            lines.append(f"{f'{task}, {metric}':40}" + "".join(cells))
+    return "\n".join(lines)

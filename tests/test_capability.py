@@ -1,0 +1,145 @@
+"""Tasks of lm-evaluation-harness on the intervened model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_exactness import _orthogonalise as orthogonalise
+from transformers import AutoModelForCausalLM
+
+from refusal_lightning.cli import main
+from refusal_lightning.config import CapabilityConfig
+from refusal_lightning.interventions import BASELINE, ablation
+from refusal_lightning.models import ChatModel, load_chat_model
+from refusal_lightning.stages.capability import run_tasks
+from runs import write_config, write_data
+
+lm_eval = pytest.importorskip("lm_eval", reason="needs the extra `capability`")
+
+QUESTIONS = [("Which of these walks?", ["a garden", "a letter", "people"], 2), ("A list of?", ["help", "week"], 0)]
+
+
+@pytest.fixture
+def tasks(tmp_path) -> Path:
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    rows = [{"question": q, "choices": choices, "answer": answer} for q, choices, answer in QUESTIONS * 3]
+    (folder / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "own.yaml").write_text(
+        f"""task: own_task
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {folder / "own.jsonl"}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: answer
+metric_list: [{{metric: acc}}, {{metric: acc_norm}}]
+metadata: {{version: 1.0}}
+"""
+    )
+    return folder
+
+
+def loglikelihoods(chat: ChatModel, intervention, monkeypatch) -> list[float]:
+    """What the harness is told of each question and choice."""
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    told: list[float] = []
+    original = HFLM._loglikelihood_tokens
+
+    def listen(self, requests, **options):
+        answers = original(self, requests, **options)
+        told.extend(value for value, _ in answers)
+        return answers
+
+    monkeypatch.setattr(HFLM, "_loglikelihood_tokens", listen)
+    manager = TaskManager(include_path="tasks", include_defaults=False)
+    config = CapabilityConfig(tasks=["own_task"])
+    run_tasks(chat.decoder("cpu"), chat.tokenizer, intervention, config, manager)
+    monkeypatch.undo()
+    return told
+
+
+def plainly(model, tokenizer) -> list[float]:
+    """The same in one pass per question and choice."""
+    values = []
+    for question, choices, _ in QUESTIONS * 3:
+        for choice in choices:
+            context = tokenizer(question)["input_ids"]
+            ids = tokenizer(f"{question} {choice}")["input_ids"]
+            with torch.inference_mode():
+                logs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+            values.append(sum(logs[i - 1, ids[i]].item() for i in range(len(context), len(ids))))
+    return values
+
+
+def test_loglikelihoods_under_interventions(tiny_llama_folder, tasks, tmp_path, monkeypatch):
+    """The harness sees the intervened model: under ablation, that of orthogonalised weights."""
+    chat = load_chat_model(str(tiny_llama_folder), refusal_tokens=["I"])
+    direction = torch.randn(chat.d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    monkeypatch.chdir(tmp_path)
+    told = loglikelihoods(chat, BASELINE, monkeypatch)
+    model = chat.decoder("cpu").model
+    hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+    expected = plainly(model, chat.tokenizer)
+    assert sorted(told) == pytest.approx(sorted(expected), abs=1e-3)
+    monkeypatch.chdir(tmp_path)
+    ablated = loglikelihoods(chat, ablation(direction), monkeypatch)
+    edited = AutoModelForCausalLM.from_pretrained(tiny_llama_folder, dtype=torch.float32).eval()
+    orthogonalise(edited, direction / direction.norm())
+    assert sorted(ablated) == pytest.approx(sorted(plainly(edited, chat.tokenizer)), abs=1e-3)
+    assert max(abs(a - b) for a, b in zip(sorted(ablated), sorted(told), strict=True)) > 0.01
+    assert hooks == sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+def test_the_stage(tiny_llama_folder, tasks, tmp_path, capsys, monkeypatch):
+    data = write_data(tmp_path / "data", train=6, val=2)
+    settings = {"tasks": ["own_task"], "include_path": str(tasks), "limit": 4}
+    sizes = {"root": str(data), "n_train": 5, "n_val": 2}
+    config = write_config(tmp_path, tiny_llama_folder, data, data=sizes, capability=settings)
+    assert main(["capability", "--config", config]) == 2
+    assert "holds no selected direction; run `select` first" in capsys.readouterr().err
+    for stage in ("cache", "select", "capability"):
+        assert main([stage, "--config", config]) == 0
+    out = capsys.readouterr().out
+    assert "own_task, acc_norm" in out
+    folder = tmp_path / "runs" / "tiny" / "capability"
+    made = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    assert made.keys() == {"baseline", "ablation", "actadd"}
+    assert made["baseline"]["samples"] == {"own_task": 4} and 0 <= made["baseline"]["tasks"]["own_task"]["acc"] <= 1
+    monkeypatch.setattr(ChatModel, "bridge", lambda *_: pytest.fail("the model was loaded"))
+    assert main(["capability", "--config", config]) == 0
+    assert "nothing to compute" in capsys.readouterr().out
+    monkeypatch.undo()
+    assert main(["capability", "--config", config, "--capability.limit", "2"]) == 0  # other scores, other files
+    assert json.loads((folder / "ablation.json").read_text())["samples"] == {"own_task": 2}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--capability.tasks", "[own_tusk]"], "there is no task 'own_tusk'; did you mean own_task?"),
+        (["--capability.include_path", "nowhere"], "capability.include_path: there is no folder 'nowhere'"),
+        (["--trainer.devices", "2"], "capability runs in one process"),
+        (["--capability.limit", "0"], "capability.limit is 0"),
+    ],
+)
+def test_mistakes(tiny_llama_folder, tasks, tmp_path, capsys, arguments, says):
+    settings = {"tasks": ["own_task"], "include_path": str(tasks)}
+    config = write_config(tmp_path, tiny_llama_folder, tmp_path, capability=settings)
+    assert main(["capability", "--config", config, *arguments]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_without_the_harness(tiny_llama_folder, tmp_path, capsys, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lm_eval"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    assert main(["capability", "--config", write_config(tmp_path, tiny_llama_folder, tmp_path)]) == 2
+    assert "pip install 'refusal_lightning[capability]'" in capsys.readouterr().err
