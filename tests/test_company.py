@@ -19,6 +19,7 @@ from refusal_lightning.store import ActivationStore, verify
 from runs import store_files, write_config, write_data
 
 MODEL = "tiny-model"
+SIZES = {"n_train": 80, "n_val": 10}
 
 
 @pytest.fixture(scope="module")
@@ -26,25 +27,30 @@ def data(tmp_path_factory) -> Path:
     return write_data(tmp_path_factory.mktemp("data") / "made-up", train=90, val=10, test=1)
 
 
-@pytest.fixture
-def run(tmp_path, tiny_llama_folder, data) -> tuple[str, Path]:
+def prepared(folder: Path, model: Path, data: Path) -> tuple[str, Path]:
     """A configuration whose model is found from the working directory only, and the folder that has it."""
-    sizes = {"root": str(data), "n_train": 80, "n_val": 10}
-    config = write_config(tmp_path, tiny_llama_folder, data, data=sizes, cache={"batch_size": 1})
+    config = write_config(folder, model, data, data=SIZES, cache={"batch_size": 1})
     settings = yaml.safe_load(Path(config).read_text())
     settings["model"]["name"] = f"./{MODEL}"
     Path(config).write_text(yaml.safe_dump(settings))
-    home = tmp_path / "home"
+    home = folder / "home"
     home.mkdir()
-    (home / MODEL).symlink_to(tiny_llama_folder)
+    (home / MODEL).symlink_to(model)
     return config, home
 
 
-def undisturbed(config: str, home: Path, tmp_path: Path) -> dict[str, bytes]:
-    root = str(tmp_path / "whole")
-    (node,) = start_nodes("cache", config, "--store.root", root, count=1, changes=[{"FOLDER": str(home)}])
+@pytest.fixture
+def run(tmp_path, tiny_llama_folder, data) -> tuple[str, Path]:
+    return prepared(tmp_path, tiny_llama_folder, data)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, tiny_llama_folder, data) -> dict[str, bytes]:
+    """The store's files of a run by one process, of one thread as all are here."""
+    config, home = prepared(tmp_path_factory.mktemp("undisturbed"), tiny_llama_folder, data)
+    (node,) = start_nodes("cache", config, count=1, changes=[{"FOLDER": str(home)}])
     assert finish([node])[0][0] == 0
-    return store_files(tmp_path / "whole")
+    return store_files(Path(config).parent / "store")
 
 
 def lines(errors: str) -> list[str]:
@@ -103,8 +109,8 @@ def test_a_store_that_is_not_shared(run, tmp_path):
     assert first == 1, told
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_node_killed(run, tmp_path, victim):
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_a_node_killed(run, tmp_path, victim, undisturbed):
     """The other ends within a minute, and the same command ends with the bytes of an undisturbed run."""
     config, home = run
     changes = [{"FOLDER": str(home)}] * 2
@@ -118,7 +124,7 @@ def test_a_node_killed(run, tmp_path, victim):
     assert other == 1 and f"process {victim} on" in lines(errors)[0], errors
     finish([nodes[victim]])
     assert [status for status, _ in finish(start_nodes("cache", config, changes=changes))] == [0, 0]
-    assert store_files(tmp_path / "store") == undisturbed(config, home, tmp_path)
+    assert store_files(tmp_path / "store") == undisturbed
 
 
 def test_the_interface_towards_a_host():
@@ -141,12 +147,12 @@ def stop_when_busy(nodes: list, root: Path, *signals: tuple[int, int]) -> float:
 @pytest.mark.parametrize(
     ("count", "signals"),
     [
-        (1, [(0, signal.SIGUSR1)]),
+        pytest.param(1, [(0, signal.SIGUSR1)], marks=pytest.mark.slow),
         (2, [(1, signal.SIGUSR1)]),
-        (2, [(0, signal.SIGTERM), (1, signal.SIGTERM)]),
+        pytest.param(2, [(0, signal.SIGTERM), (1, signal.SIGTERM)], marks=pytest.mark.slow),
     ],
 )
-def test_told_to_stop(run, tmp_path, count, signals):
+def test_told_to_stop(run, tmp_path, count, signals, undisturbed):
     """Each node finishes the shard at hand and ends with 143, also those that no signal reached."""
     config, home = run
     changes = [{"FOLDER": str(home)}] * count
@@ -160,7 +166,7 @@ def test_told_to_stop(run, tmp_path, count, signals):
     assert 0 < len(pending) < len(ActivationStore.open(url).shards)
     assert [problem for problem in verify(url) if not problem.missing] == []
     assert [status for status, _ in finish(start_nodes("cache", config, count=count, changes=changes))] == [0] * count
-    assert store_files(tmp_path / "store") == undisturbed(config, home, tmp_path)
+    assert store_files(tmp_path / "store") == undisturbed
 
 
 def test_the_shard_at_hand_is_finished(run, tmp_path, monkeypatch, capsys):
