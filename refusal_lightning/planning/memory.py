@@ -7,9 +7,9 @@ from typing import Any
 from refusal_lightning.modules.batch_size import row_bytes
 from refusal_lightning.planning.model_size import ModelSize
 
-LIBRARIES = 0.55e9
-"""What Python with its libraries takes of a host's memory (measured with torch's CPU build on Linux: 0.51 GB after the
-imports)."""
+LIBRARIES = 0.62e9
+"""What Python takes of a host's memory with everything imported and a model opened, before its first weight (measured
+on Linux with torch's CPU build)."""
 SHARDS = 4
 """Shards that a process that caches holds at most: one is gathered, one waits, one is written, and its bytes."""
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -25,6 +25,11 @@ def pass_bytes(config: Any, rows: int, tokens: int, dtype: str) -> int:
     text = config.get_text_config()
     width = 12 * text.hidden_size + 3 * (getattr(text, "intermediate_size", None) or 4 * text.hidden_size)
     return rows * (tokens * width * ITEM_BYTES[dtype] + text.vocab_size * 4)
+
+
+def head_copies(size: ModelSize, rows: int, dtype: str) -> int:
+    """What torch adds on a CPU in a half type: it multiplies each row's last position with a copy of the LM head."""
+    return 0 if dtype == "float32" else rows * size.head * ITEM_BYTES[dtype]
 
 
 def answer_bytes(config: Any, rows: int, longest: int, dtype: str) -> int:

@@ -20,6 +20,7 @@ from refusal_lightning.data.tables import is_table
 from refusal_lightning.files import writable_folder
 from refusal_lightning.models import ChatModel
 from refusal_lightning.models.tokens import length_batches
+from refusal_lightning.planning.arithmetic import Arithmetic
 from refusal_lightning.stages.cache import records_of
 from refusal_lightning.stages.console import say
 from refusal_lightning.stages.evaluate import evaluation_sets
@@ -51,6 +52,18 @@ class StagePlan:
     """Bytes beside these on each device, at the widest point of a pass."""
 
 
+@dataclass(frozen=True)
+class Subject:
+    """The model of a plan, and where it runs."""
+
+    arithmetic: Arithmetic
+    config: Any
+    dtype: str
+    weights: int
+    """Bytes."""
+    on_cpu: bool
+
+
 def plan(
     model: ModelConfig,
     data: DataConfig,
@@ -64,7 +77,6 @@ def plan(
     """Print, and write if asked, what each stage will take and which strategy fits. No weights are loaded."""
     from transformers import AutoConfig
 
-    from refusal_lightning.planning.arithmetic import Arithmetic
     from refusal_lightning.planning.memory import LIBRARIES, SHARDS, weight_bytes
     from refusal_lightning.planning.model_size import model_size
     from refusal_lightning.planning.placement import place
@@ -85,12 +97,13 @@ def plan(
     disk = estimate(layout, encoding, len(lengths), sum(lengths), geometry=geometry)
     shard_bytes = disk.bytes / max(1, -(-len(lengths) // geometry.shard_prompts))
 
-    stages = {
-        "cache": _cache(arithmetic, config, lengths, geometry.shard_prompts, cache.batch_size, model.dtype),
-        "select": _select(arithmetic, config, chat, data, select, model.dtype),
-        "evaluate": _evaluate(arithmetic, config, chat, data, evaluate, weights, model.dtype),
-    }
     device, devices, on_cpu = _device(trainer, plan)
+    subject = Subject(arithmetic, config, model.dtype, weights, on_cpu)
+    stages = {
+        "cache": _cache(subject, lengths, geometry.shard_prompts, cache.batch_size),
+        "select": _select(subject, chat, data, select),
+        "evaluate": _evaluate(subject, chat, data, evaluate),
+    }
     host = LIBRARIES + SHARDS * shard_bytes
     needs = [
         place(weights + stage.kept, stage.work + (host if on_cpu else 0), device, devices, trainer.num_nodes)
@@ -124,8 +137,6 @@ def plan(
         "fraction of this, and answers end before evaluate.max_new_tokens"
     )
     say(_store_line(disk, encoding.compression))
-    if on_cpu and model.dtype != "float32":
-        say(f"on a CPU, arithmetic in {model.dtype} takes memory of its own that is not in this plan, more than a GB")
     if plan.out is not None:
         write_json(
             Path(plan.out),
@@ -156,29 +167,29 @@ def _batches(lengths: list[int], batch_size: int) -> Batches:
     return [(len(index), max(lengths[i] for i in index)) for index in length_batches(lengths, batch_size)]
 
 
-def _widest(config: Any, batches: Batches, dtype: str) -> float:
-    from refusal_lightning.planning.memory import pass_bytes
+def _widest(subject: Subject, batches: Batches) -> float:
+    from refusal_lightning.planning.memory import head_copies, pass_bytes
 
-    return max(pass_bytes(config, rows, tokens, dtype) for rows, tokens in batches)
+    return max(
+        pass_bytes(subject.config, rows, tokens, subject.dtype)
+        + (head_copies(subject.arithmetic.size, rows, subject.dtype) if subject.on_cpu else 0)
+        for rows, tokens in batches
+    )
 
 
 def _tokens(batches: Batches) -> int:
     return sum(rows * tokens for rows, tokens in batches)
 
 
-def _cache(
-    arithmetic: Any, config: Any, lengths: list[int], shard_prompts: int, batch_size: int, dtype: str
-) -> StagePlan:
+def _cache(subject: Subject, lengths: list[int], shard_prompts: int, batch_size: int) -> StagePlan:
     """Batches do not cross shards, as `cache` has it."""
     shards = [lengths[start : start + shard_prompts] for start in range(0, len(lengths), shard_prompts)]
     batches = [batch for shard in shards for batch in _batches(shard, batch_size)]
-    flops = arithmetic.prompts(batches)
-    return StagePlan(len(lengths), _tokens(batches), flops, 0.0, 0.0, _widest(config, batches, dtype))
+    flops = subject.arithmetic.prompts(batches)
+    return StagePlan(len(lengths), _tokens(batches), flops, 0.0, 0.0, _widest(subject, batches))
 
 
-def _select(
-    arithmetic: Any, config: Any, chat: ChatModel, data: DataConfig, select: SelectConfig, dtype: str
-) -> StagePlan:
+def _select(subject: Subject, chat: ChatModel, data: DataConfig, select: SelectConfig) -> StagePlan:
     """All three scores of every candidate that is not pruned, each prompt whole, for each estimator.
 
     Induce scores begin at the candidate's layer.
@@ -191,20 +202,18 @@ def _select(
         for name in ("harmful_val", "harmless_val")
     )
     above = sum(1 - layer / chat.n_layers for layer in range(kept)) / kept
-    passes = arithmetic.prompts(harmful) + (1 + above) * arithmetic.prompts(harmless)
+    passes = subject.arithmetic.prompts(harmful) + (1 + above) * subject.arithmetic.prompts(harmless)
     return StagePlan(
         prompts=len(sets["harmful_val"]) + len(sets["harmless_val"]),
         tokens=round(candidates * (_tokens(harmful) + (1 + above) * _tokens(harmless))),
         flops=candidates * passes,
         reads=0.0,
         kept=0.0,
-        work=_widest(config, [(select.batch_size, max(tokens for _, tokens in harmful + harmless))], dtype),
+        work=_widest(subject, [(select.batch_size, max(tokens for _, tokens in harmful + harmless))]),
     )
 
 
-def _evaluate(
-    arithmetic: Any, config: Any, chat: ChatModel, data: DataConfig, evaluate: EvaluateConfig, weights: int, dtype: str
-) -> StagePlan:
+def _evaluate(subject: Subject, chat: ChatModel, data: DataConfig, evaluate: EvaluateConfig) -> StagePlan:
     """Answers as long as they may be, under every intervention, and the losses."""
     from refusal_lightning.modules.batch_size import MOST
     from refusal_lightning.modules.generation import APART
@@ -218,7 +227,7 @@ def _evaluate(
     at_once = min(rows, evaluate.batch_size or MOST["cuda"])
     mean = sum(lengths) / len(lengths)
     prompts = _batches(lengths, at_once)
-    flops = n_interventions * arithmetic.prompts(prompts) + arithmetic.decoding(rows, mean, new)
+    flops = n_interventions * subject.arithmetic.prompts(prompts) + subject.arithmetic.decoding(rows, mean, new)
     tokens = n_interventions * _tokens(prompts) + rows * new
     losses: Batches = [(1, n + new) for n in own] if OWN_COMPLETIONS in evaluate.losses else []
     here = [name for name in evaluate.losses if is_table(text_source(name, data).source)]
@@ -228,15 +237,15 @@ def _evaluate(
     elsewhere = [name for name in evaluate.losses if name != OWN_COMPLETIONS and name not in here]
     losses += [(evaluate.loss_batch_size * evaluate.loss_n_batches, evaluate.loss_max_tokens) for _ in elsewhere]
     for count, width in losses:
-        flops += n_interventions * arithmetic.prompts([(count, width)], logits=width)
+        flops += n_interventions * subject.arithmetic.prompts([(count, width)], logits=width)
         tokens += n_interventions * count * width
     return StagePlan(
         prompts=len(lengths),
         tokens=tokens,
         flops=flops,
-        reads=weights * new * -(-rows // at_once),
-        kept=answer_bytes(config, at_once, max(lengths) + new, dtype),
-        work=_widest(config, [(APART, max(lengths))], dtype),
+        reads=subject.weights * new * -(-rows // at_once),
+        kept=answer_bytes(subject.config, at_once, max(lengths) + new, subject.dtype),
+        work=_widest(subject, [(APART, max(lengths))]),
     )
 
 
