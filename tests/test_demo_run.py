@@ -49,6 +49,7 @@ def test_prompts_of_the_demo_model(chat):
 
 
 def test_three_stages(chat, tmp_path):
+    """And `plan` says before how many bytes the store takes, compressed, within 2 %."""
     (tmp_path / "data" / "splits").mkdir(parents=True)
     for kind in ("harmful", "harmless"):
         for split, count in (("train", 16), ("val", 4), ("test", 6)):
@@ -69,7 +70,11 @@ def test_three_stages(chat, tmp_path):
             }
         )
     )
-    for stage in ("cache", "select", "evaluate"):
+    assert main(["plan", "--config", str(config), "--plan.out", str(tmp_path / "plan.json")]) == 0
+    assert main(["cache", "--config", str(config)]) == 0
+    size = sum(path.stat().st_size for path in (tmp_path / "store").rglob("*") if path.is_file())
+    assert json.loads((tmp_path / "plan.json").read_text())["store"]["likely_bytes"] == pytest.approx(size, rel=0.02)
+    for stage in ("select", "evaluate"):
         assert main([stage, "--config", str(config)]) == 0
     run = tmp_path / "runs" / "demo"
     (token,) = json.loads((run / "run.json").read_text())["select"]["refusal_tokens"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -157,6 +158,31 @@ def test_staged_selects_the_same(finished, tiny_llama_folder, data, tmp_path):
         computed = sum(r["refusal_score"] is not None for r in table)
         assert computed == len(rows) if mode == "exhaustive" else computed < len(scored)
     assert chosen["staged"] == chosen["exhaustive"]
+
+
+def test_sampled_answers(finished, tiny_llama_folder, data, tmp_path):
+    """Drawn anew for each seed, the same for the same, whatever the batch; near temperature zero, the greedy ones."""
+    shutil.copytree(finished / "runs", tmp_path / "runs")
+    completions = tmp_path / "runs" / "tiny" / "completions"
+
+    def responses(batch_size: int, **sampling: float) -> list[str]:
+        settings = {"max_new_tokens": 6, "batch_size": batch_size, "harmless": [], "losses": [], "sampling": sampling}
+        evaluate = {k: v for k, v in settings.items() if v != {}}
+        config = write_config(
+            tmp_path, tiny_llama_folder, data, store={"root": str(finished / "store")}, evaluate=evaluate
+        )
+        assert main(["evaluate", "--config", config]) == 0
+        files = [completions / f"harmful_test_{name}_completions.json" for name in ("baseline", "ablation", "actadd")]
+        return [row["response"] for file in files for row in json.loads(file.read_text())]
+
+    greedy = responses(2)
+    assert greedy == responses(3, temperature=1e-4)
+    drawn = responses(3, seed=1)
+    assert drawn != greedy
+    assert responses(3, seed=2) != drawn
+    for journal in tmp_path.rglob(".journal"):
+        shutil.rmtree(journal)
+    assert responses(5, seed=1) == drawn
 
 
 def test_several_estimators(finished, tiny_llama_folder, data, tmp_path):

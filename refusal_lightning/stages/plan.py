@@ -28,7 +28,7 @@ from refusal_lightning.stages.files import write_json
 from refusal_lightning.stages.loss_texts import OWN_COMPLETIONS, read_loss_sets, text_source
 from refusal_lightning.stages.model import open_model
 from refusal_lightning.stages.prompts import drawn_sets, prompt_set, rows_of
-from refusal_lightning.stages.stores import store_encoding, store_layout
+from refusal_lightning.stages.stores import known_ratios, store_encoding, store_layout
 from refusal_lightning.store.estimate import Estimate, estimate
 from refusal_lightning.store.geometry import plan_geometry
 
@@ -94,7 +94,8 @@ def plan(
     lengths = _cached_lengths(chat, data, cache, plan)
     layout, encoding = store_layout(chat, cache), store_encoding(store)
     geometry = plan_geometry(layout, encoding, len(lengths), sum(lengths), max(lengths))
-    disk = estimate(layout, encoding, len(lengths), sum(lengths), geometry=geometry)
+    ratios = known_ratios(chat.alias, store, layout)
+    disk = estimate(layout, encoding, len(lengths), sum(lengths), geometry=geometry, ratios=ratios)
     shard_bytes = disk.bytes / max(1, -(-len(lengths) // geometry.shard_prompts))
 
     device, devices, on_cpu = _device(trainer, plan)
@@ -136,7 +137,7 @@ def plan(
         f"{copies} {'copy' if copies == 1 else 'copies'} of the model at work; `select` is usually done after a "
         "fraction of this, and answers end before evaluate.max_new_tokens"
     )
-    say(_store_line(disk, encoding.compression))
+    say(_store_line(disk, encoding.compression, bool(ratios)))
     if plan.out is not None:
         write_json(
             Path(plan.out),
@@ -281,12 +282,17 @@ def _placement_line(strategy: str | None, memory: float, device: float, devices:
     )
 
 
-def _store_line(disk: Estimate, compression: str) -> str:
+def _store_line(disk: Estimate, compression: str, measured: bool) -> str:
     if compression == "none":
         return f"store: {disk.bytes / 1e9:.3f} GB in {disk.files} files"
+    basis = (
+        "by the ratio of the prompts that are there already"
+        if measured
+        else "by the demo model's ratio; cache a few prompts of this model, and its own is taken"
+    )
     return (
-        f"store: about {disk.likely_bytes / 1e9:.3f} GB in {disk.files} files with {compression}, whose ratio differs "
-        f"by model; {disk.bytes / 1e9:.3f} GB at most"
+        f"store: about {disk.likely_bytes / 1e9:.3f} GB in {disk.files} files with {compression}, {basis}; "
+        f"{disk.bytes / 1e9:.3f} GB at most"
     )
 
 

@@ -9,6 +9,7 @@ from refusal_lightning.errors import UserError
 from refusal_lightning.models import ChatModel
 from refusal_lightning.stages.files import digest
 from refusal_lightning.store import ActivationStore, Encoding, Layout
+from refusal_lightning.store.objects import open_objects
 
 
 def store_url(model: ChatModel, store: StoreConfig, cache: CacheConfig) -> str:
@@ -45,6 +46,20 @@ def store_encoding(config: StoreConfig) -> Encoding:
     """How arrays are kept."""
     shard_bytes = None if config.shard_mb is None else int(config.shard_mb * 1e6)
     return Encoding(compression=config.compression, shard_bytes=shard_bytes)
+
+
+def known_ratios(alias: str, store: StoreConfig, layout: Layout) -> dict[str, float]:
+    """Compression ratios by array, from a store of the same model name and layout under the root; empty if none.
+
+    Found by name: to know which store exactly is the model's takes a hash over its weights, and a plan has none.
+    """
+    for folder in sorted(open_objects(store.root, store.options).folders("")):
+        url = f"{store.root.rstrip('/')}/{folder}"
+        if folder.startswith(f"{alias}-") and ActivationStore.exists(url, store.options):
+            opened = ActivationStore.open(url, store.options)
+            if opened.layout == layout and opened.encoding.compression == store.compression:
+                return opened.compression_ratios()
+    return {}
 
 
 def open_complete(model: ChatModel, store: StoreConfig, cache: CacheConfig, hashes: Sequence[str]) -> ActivationStore:

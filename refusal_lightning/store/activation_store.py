@@ -12,7 +12,7 @@ from refusal_lightning.errors import UserError
 from refusal_lightning.store import coordinates, moments, results
 from refusal_lightning.store.errors import StoreError
 from refusal_lightning.store.estimate import Estimate, estimate
-from refusal_lightning.store.geometry import ArraySpec, array_specs, plan_geometry
+from refusal_lightning.store.geometry import ArraySpec, array_specs, plan_geometry, row_bytes
 from refusal_lightning.store.layout import LOGITS, Encoding, Layout, PromptRecord, Shard
 from refusal_lightning.store.lazy import LazyArray
 from refusal_lightning.store.lock import planning
@@ -224,9 +224,25 @@ class ActivationStore:
         n_prompts = len(fresh) + sum(shard.n_rows for shard in pending)
         n_tokens = sum(record.n_tokens for record in fresh) + sum(sum(shard.n_tokens) for shard in pending)
         geometry = self._manifest.geometry
+        shards += len(pending)
+        ratios = self.compression_ratios()
         return estimate(
-            self.layout, self.encoding, n_prompts, n_tokens, geometry=geometry, shards=shards + len(pending)
+            self.layout, self.encoding, n_prompts, n_tokens, geometry=geometry, shards=shards, ratios=ratios
         )
+
+    def compression_ratios(self) -> dict[str, float]:
+        """Stored bytes per byte of what the complete shards hold, by array; empty where nothing is complete."""
+        complete = sorted(self._complete_shards())
+        done = [self.shard(index) for index in complete]
+        ratios = {}
+        for name, spec in self._specs.items():
+            rows = sum(sum(s.n_tokens) if spec.dims[0] == "token" else s.n_rows for s in done)
+            sizes = {shard_number(file): size for file, size in self._objects.sizes(name).items()}
+            found = [sizes.get(index) for index in complete]
+            if rows and None not in found:
+                stored = sum(size - spec.index_bytes for size in found if size is not None)
+                ratios[name] = stored / (rows * row_bytes(self.layout, self.encoding, name))
+        return ratios
 
     def check_space(self, bound: Estimate) -> None:
         """Raises UserError if the disk cannot hold what is planned."""
