@@ -60,7 +60,7 @@ stage() {
   local status=0 tasks=() given=()
   case $1 in
     analyze) tasks=(--nodes=1 --ntasks=1) given=("${store[@]}") ;; # a single process, without the model
-    evaluate) given=("${trainer[@]}") ;;                           # without the store
+    doctor | evaluate) given=("${trainer[@]}") ;;                  # without the store
     *) given=("${trainer[@]}" "${store[@]}") ;;
   esac
   srun --kill-on-bad-exit=1 "${tasks[@]}" "${python[@]}" -m refusal_lightning "$1" --config "$RL_CONFIG" \
@@ -83,6 +83,12 @@ run_stages() {
       echo "RL_LOCAL is for jobs on one node: several nodes write one store, on a shared file system or s3://" >&2
       exit 2
     fi
+    case $shared in
+      *://*)
+        echo "RL_LOCAL copies a folder and RL_STORE is $shared; leave one of them out" >&2
+        exit 2
+        ;;
+    esac
     copy_tree "$shared" "$RL_LOCAL/activation_store"
     store=(--store.root "$RL_LOCAL/activation_store")
   elif [ -n "$RL_STORE" ]; then

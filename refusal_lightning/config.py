@@ -58,7 +58,7 @@ class ModelConfig:
     """First tokens of a refusal, as token ids or as texts that are one token each; `auto`: `select` finds those that
     are much likelier on harmful than on harmless training prompts, and says so (default: the family's, else auto)."""
     stop_tokens: list[int | str] | None = None
-    """Tokens that end an answer, beside the model's own end tokens (default: the family's)."""
+    """Further tokens that end an answer, beside the model's own and the family's (default: none)."""
     dtype: Dtype = "float32"
     """Weights and activations: float32, bfloat16 or float16 (scores are always computed in float64)."""
     trust_remote_code: bool = False
@@ -93,7 +93,7 @@ class SetConfig:
     """Its columns, where they are not those of `data.columns`: of instruction and category; for `evaluate.losses` of
     text, or of instruction and response."""
     where: dict[str, str | int | bool] | None = None
-    """Only the rows whose columns have all these values, e.g. {kind: honest, label: 1}."""
+    """Only the rows whose columns have all these values, e.g. {kind: honest, label: 1}. Not for `evaluate.losses`."""
 
     def __post_init__(self) -> None:
         _columns("data.sets", self.columns, ("instruction", "category", "text", "response"))
@@ -147,7 +147,7 @@ class StoreConfig:
     compression: Compression = "lz4"
     """lz4 (fast, nearly the smallest), zstd (slow, the smallest) or none; all keep every bit."""
     shard_mb: float | None = None
-    """Uncompressed MB of a shard, the unit that is written whole (default: 32 or more, by the planned total)."""
+    """Uncompressed MB of a shard, the unit that is written whole (default: 8 to 512, by the planned total)."""
     options: dict[str, Any] = field(default_factory=dict)
     """What fsspec is told about a URL, e.g. {endpoint_url: "http://host:9000"} for s3; credentials come from the
     environment only."""
@@ -198,9 +198,10 @@ class CacheConfig:
     hook_points: list[HookPoint] = field(default_factory=lambda: ["resid_pre"])
     """What to keep of every block: resid_pre, resid_mid, resid_post, attn_out, mlp_out (`select` needs resid_pre)."""
     positions: Literal["eoi", "all"] | int = "eoi"
-    """Of which tokens: `eoi` (those of the template after the instruction), the last so many, or `all` of a prompt."""
+    """Of which tokens: `eoi` (those of the template after the instruction), the last so many, or `all` of a prompt
+    (`select` and `analyze` need at least the eoi tokens)."""
     layers: list[int] | None = None
-    """Of which blocks, from 0 (default: all; `select` needs all)."""
+    """Of which blocks, from 0 (default: all; `select` and `analyze` need all)."""
     datasets: list[str] = field(default_factory=list)
     """Further instructions to cache whole: splits such as harmful_test, names under `processed/`, files, Hub
     datasets."""
@@ -283,7 +284,8 @@ class EvaluateConfig:
     """Sets of harmless instructions to answer; the loss is measured on the baseline's answers to them (default: the
     test split, harmless_test)."""
     n_test: int | None = 100
-    """At most this many instructions of each harmless split (drawn after the training ones, same seed); null: all."""
+    """At most this many instructions of each harmless set, split or other, drawn in the order of the list (after the
+    training ones, same seed); null: all. Harmful sets are answered whole."""
     interventions: list[InterventionName] = field(default_factory=lambda: ["baseline", "ablation", "actadd"])
     """Which of baseline, ablation, actadd (activation addition: -1 on harmful, +1 on harmless) to run."""
     max_new_tokens: int = 512

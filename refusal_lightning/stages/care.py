@@ -51,6 +51,7 @@ def store_repair(url: str, options: dict[str, Any] | None = None) -> None:
 
 def store_export(
     url: str,
+    *,
     out: str,
     format: Literal["safetensors", "npz"] = "safetensors",
     arrays: list[str] | None = None,
