@@ -15,7 +15,7 @@ from refusal_lightning.cli import main
 from refusal_lightning.config import CapabilityConfig
 from refusal_lightning.interventions import BASELINE, ablation
 from refusal_lightning.models import ChatModel, load_chat_model
-from refusal_lightning.stages.capability import run_tasks
+from refusal_lightning.stages.capability import _metrics, run_tasks
 from runs import write_config, write_data
 
 lm_eval = pytest.importorskip("lm_eval", reason="needs the extra `capability`")
@@ -119,6 +119,17 @@ def test_the_stage(tiny_llama_folder, tasks, tmp_path, capsys, monkeypatch):
     monkeypatch.undo()
     assert main(["capability", "--config", config, "--capability.limit", "2"]) == 0  # other scores, other files
     assert json.loads((folder / "ablation.json").read_text())["samples"] == {"own_task": 2}
+    questions = tasks / "own.jsonl"
+    questions.write_text("".join(questions.read_text().splitlines(keepends=True)[::-1]))
+    assert main(["capability", "--config", config, "--capability.limit", "2"]) == 0  # other questions too
+    assert "nothing to compute" not in capsys.readouterr().out
+
+
+def test_metrics_keep_their_filters():
+    """The harness's names, of gsm8k and of a plain task."""
+    given = {"alias": "x", "acc,none": 0.5, "acc_stderr,none": 0.1, "exact_match,strict-match": 0.25}
+    plain = {"acc": 0.5, "acc_stderr": 0.1, "exact_match,strict-match": 0.25, "exact_match,strict-match_stderr": 0.2}
+    assert _metrics({**given, "exact_match_stderr,strict-match": 0.2}) == plain
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import refusal_lightning.modules.slot_cache as slot_cache
 from refusal_lightning.interventions import BASELINE, Intervention, ablation, addition
 from refusal_lightning.models import ChatModel, hooked, load_chat_model
 from refusal_lightning.models.tokens import prompt_hash
+from refusal_lightning.modules.decoding import decode_batch
 from refusal_lightning.modules.generation import GenerationBatch, GenerationModule
 from refusal_lightning.modules.prompt_passes import shared_length
 from refusal_lightning.modules.refilling import Row, decode_rows
@@ -257,6 +258,23 @@ def test_out_of_memory_halves_the_batch_and_says_so(llama, monkeypatch):
     monkeypatch.setattr(generation, "decode_rows", never)
     with pytest.raises(torch.OutOfMemoryError):
         small.answer(llama)
+
+
+def test_out_of_memory_where_rows_are_decoded_apart(llama, monkeypatch):
+    monkeypatch.setattr(generation, "can_refill", lambda model: False)
+    tried = []
+
+    def decode(model, ids, *others):
+        tried.append(len(ids))
+        if len(ids) > 2:
+            raise torch.OutOfMemoryError("planted")
+        return decode_batch(model, ids, *others)
+
+    monkeypatch.setattr(generation, "decode_batch", decode)
+    module = _OnCpu(llama.chat, llama.interventions, NEW_TOKENS, 5, tell=lambda line: None)
+    assert module.answer(llama) == llama.expected
+    assert max(tried) > 2
+    assert module.n_slots == 2
 
 
 @pytest.mark.parametrize("refill", [True, False])

@@ -94,6 +94,14 @@ def test_so_many_batches_and_no_more(run, tiny_llama_folder: Path):
     assert len(read_loss_sets(chat, DataConfig(), config)["plain"]) == 2
 
 
+def test_rows_of_a_text_set_cannot_be_chosen(run, tiny_llama_folder: Path):
+    folder, _ = run
+    chat = load_chat_model(str(tiny_llama_folder))
+    data = DataConfig(sets={"talk": SetConfig(str(folder.parents[1] / "chat.json"), where={"output": "Oak"})})
+    with pytest.raises(UserError, match=r"data\.sets\.talk\.where: .* taken whole"):
+        read_loss_sets(chat, data, EvaluateConfig(losses=["talk"]))
+
+
 def test_without_losses_there_are_none(tiny_llama_folder: Path):
     chat = load_chat_model(str(tiny_llama_folder))
     assert read_loss_sets(chat, DataConfig(), EvaluateConfig(losses=[])) == {}

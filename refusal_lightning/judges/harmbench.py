@@ -39,5 +39,5 @@ def harmbench(source: Source, *, paper: bool) -> AskingJudge:
 
 
 def make(settings: JudgeSettings, load_local: LoadLocal | None) -> AskingJudge:
-    source = local_source("harmbench", load_local, settings.harmbench_model, MAX_NEW_TOKENS)
+    source = local_source("harmbench", load_local, settings.harmbench_model, MAX_NEW_TOKENS, settings.local_dtype)
     return harmbench(source, paper=settings.paper)

@@ -91,5 +91,5 @@ def make(settings: JudgeSettings, load_local: LoadLocal | None) -> AskingJudge:
 
 def make_local(settings: JudgeSettings, load_local: LoadLocal | None) -> AskingJudge:
     model = settings.llama_guard_local_model
-    source = local_source("llama_guard_local", load_local, model, MAX_NEW_TOKENS)
+    source = local_source("llama_guard_local", load_local, model, MAX_NEW_TOKENS, settings.local_dtype)
     return llama_guard(source, f"{name_of(model)}_local", paper=settings.paper)

@@ -33,12 +33,13 @@ class LocalSource:
     load: LoadLocal
     model: str
     max_new_tokens: int
+    dtype: str
     at_once: int = 64
     """Questions per call; their answers are kept before the next call."""
 
     @property
     def identity(self) -> list[Any]:
-        return ["local", self.model, self.max_new_tokens]
+        return ["local", self.model, self.max_new_tokens, self.dtype]
 
     def ask(self, questions: Mapping[str, Question], answers: Answers) -> dict[str, str]:
         model = self.load(self.model)
@@ -55,8 +56,8 @@ class LocalSource:
         """Nothing is checked: loading a model is long work itself."""
 
 
-def local_source(judge: str, load: LoadLocal | None, model: str, max_new_tokens: int) -> LocalSource:
+def local_source(judge: str, load: LoadLocal | None, model: str, max_new_tokens: int, dtype: str) -> LocalSource:
     """A model on this machine. Raises UserError where there is nothing to load it with."""
     if load is None:
         raise UserError(f"{judge} runs {model!r} on this machine, which cannot be done here; leave the judge out")
-    return LocalSource(load, model, max_new_tokens)
+    return LocalSource(load, model, max_new_tokens, dtype)

@@ -86,26 +86,27 @@ class GenerationModule(ModelModule):
     def _decode(self, model: HookedModel, rows: list[Row]) -> list[list[int]]:
         stop_ids = set(self.model.stop_ids)
         # Slots are memory of one device; a spread model's layers are on several.
-        if self.model.device_map is not None or not can_refill(model.model):
-            return self._decode_apart(model, rows, stop_ids)
+        apart = self.model.device_map is not None or not can_refill(model.model)
         longest = max(len(row.token_ids) for row in rows) + self.max_new_tokens
-        n_slots = self.n_slots or rows_that_fit(model.model, longest)
+        n_rows = self.n_slots or (APART if apart else rows_that_fit(model.model, longest))
         while True:
             try:
+                if apart:
+                    return self._decode_apart(model, rows, stop_ids, n_rows)
                 return decode_rows(
-                    model, rows, self.interventions, stop_ids, self.max_new_tokens, n_slots, self.sampling
+                    model, rows, self.interventions, stop_ids, self.max_new_tokens, n_rows, self.sampling
                 )
             except torch.OutOfMemoryError:
-                if n_slots == 1:
+                if n_rows == 1:
                     raise
-            self.n_slots = n_slots = n_slots // 2
+            self.n_slots = n_rows = n_rows // 2
             torch.cuda.empty_cache()
-            self.tell(f"evaluate: out of GPU memory, going on with {n_slots} rows at a time (evaluate.batch_size)")
+            self.tell(f"evaluate: out of GPU memory, going on with {n_rows} rows at a time (evaluate.batch_size)")
 
-    def _decode_apart(self, model: HookedModel, rows: list[Row], stop_ids: set[int]) -> list[list[int]]:
+    def _decode_apart(self, model: HookedModel, rows: list[Row], stop_ids: set[int], size: int) -> list[list[int]]:
         """Each intervention's rows by themselves, no newcomers, with the model's own cache."""
         answers: list[list[int]] = [[] for _ in rows]
-        size, device = self.n_slots or APART, self.model.input_device(self.device)
+        device = self.model.input_device(self.device)
         for number, intervention in enumerate(self.interventions):
             index = [i for i, row in enumerate(rows) if row.intervention == number]
             for some in (index[i : i + size] for i in range(0, len(index), size)):

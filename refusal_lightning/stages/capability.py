@@ -14,6 +14,7 @@ from typing import Any
 from refusal_lightning.config import CapabilityConfig, ModelConfig, RunsConfig, TrainerConfig
 from refusal_lightning.errors import UserError
 from refusal_lightning.interventions import Intervention, intervene
+from refusal_lightning.models.fingerprint import file_digest
 from refusal_lightning.models.hooked import HookedModel
 from refusal_lightning.stages.console import say
 from refusal_lightning.stages.evaluate import plan
@@ -37,6 +38,7 @@ def capability(model: ModelConfig, trainer: TrainerConfig, runs: RunsConfig, cap
     run.require_direction_of(chat.identity)
     run.prepare()
     asked = {name: value for name, value in asdict(capability).items() if name not in ("interventions", "batch_size")}
+    asked["own_files"] = _own_files(capability)
     found: dict[str, dict[str, Any]] = {}
     computed = 0
     for name in capability.interventions:
@@ -55,17 +57,16 @@ def capability(model: ModelConfig, trainer: TrainerConfig, runs: RunsConfig, cap
         found[name] = kept
     if not computed:
         say("capability: nothing to compute, all scores are there")
-    else:
-        run.record_stage(
-            "capability",
-            {
-                "config": {"model": asdict(model), "capability": asdict(capability)},
-                "model": chat.identity,
-                "position": position,
-                "layer": layer,
-            },
-            seconds=time.perf_counter() - started,
-        )
+    run.record_stage(
+        "capability",
+        {
+            "config": {"model": asdict(model), "capability": asdict(capability)},
+            "model": chat.identity,
+            "position": position,
+            "layer": layer,
+        },
+        seconds=time.perf_counter() - started,
+    )
     say(_table(found))
     say(f"capability: wrote {run.path / 'capability'}")
 
@@ -124,6 +125,13 @@ def _task_manager(config: CapabilityConfig) -> Any:
     return manager
 
 
+def _own_files(config: CapabilityConfig) -> str:
+    """A digest of the user's task files, so that other questions are asked anew."""
+    folder = None if config.include_path is None else Path(config.include_path)
+    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder else []
+    return digest([[str(path.relative_to(folder)), file_digest(path)] for path in files])  # type: ignore[arg-type]
+
+
 def _kept(path: Path) -> dict[str, Any]:
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
@@ -133,8 +141,15 @@ def _kept(path: Path) -> dict[str, Any]:
 
 
 def _metrics(scores: dict[str, Any]) -> dict[str, float]:
-    """Numbers by plain names: the harness's `acc,none` is `acc`, its `acc_stderr,none` is `acc_stderr`."""
-    plain = {name.removesuffix(",none"): value for name, value in scores.items()}
+    """Numbers by plain names: `acc,none` of the harness is `acc`, and its standard error `acc_stderr`.
+
+    A filter that is not `none` stays in the name: `exact_match,strict-match`, `exact_match,strict-match_stderr`.
+    """
+    plain = {}
+    for name, value in scores.items():
+        metric, _, chosen = name.partition(",")
+        metric, error = metric.removesuffix("_stderr"), "_stderr" if metric.endswith("_stderr") else ""
+        plain[metric + ("" if chosen in ("", "none") else f",{chosen}") + error] = value
     return {name: value for name, value in plain.items() if isinstance(value, float)}
 
 

@@ -72,8 +72,9 @@ def evaluate(
     started = time.perf_counter()
     chat = open_model(model, trainer)
     judges = judges_by_name(evaluate.judges, judging, local_loader(judging, trainer))
-    for judge in judges.values():
-        judge.check()
+    if is_main_process():  # which alone asks over the network
+        for judge in judges.values():
+            judge.check()
     run = RunFolder(runs.root, chat.alias)
     direction, position, layer = run.load_direction()
     run.require_direction_of(chat.identity)

@@ -34,7 +34,7 @@ def read_loss_sets(chat: ChatModel, data: DataConfig, config: EvaluateConfig) ->
             continue
         own = text_source(name, data)
         if own.where:
-            raise UserError(f"data.sets.{name} is in evaluate.losses, and sets of texts are taken whole; leave out where")
+            raise UserError(f"data.sets.{name}.where: sets of evaluate.losses are taken whole; leave it out")
         count = config.loss_batch_size * config.loss_n_batches
         kept = cache_folder() / "texts"
         texts = load_texts(own.source, count, data.root, columns=own.columns, kept=kept)

@@ -261,9 +261,11 @@ def compute_scores(
         )
         _predict(table, work.tasks, module, trainer)
         table.read_journal()
-        wait_for_all()  # nobody removes the journal before everybody has read it
+        wait_for_all()  # everybody sees the same scores before the next are chosen
         computed += count
-    if computed or any(True for _ in table.journal):
+    unsaved = computed or any(True for _ in table.journal)
+    wait_for_all()  # nobody removes the journal before everybody has read it
+    if unsaved:
         save()
     return computed
 

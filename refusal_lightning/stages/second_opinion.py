@@ -15,7 +15,7 @@ from refusal_lightning.directions.cosmic import cosmic_scores, least_similar_lay
 from refusal_lightning.directions.selection import Selection
 from refusal_lightning.directions.staging import Place
 from refusal_lightning.models import ChatModel
-from refusal_lightning.stages.console import is_main_process, say
+from refusal_lightning.stages.console import is_main_process, say, wait_for_all
 from refusal_lightning.stages.files import digest
 from refusal_lightning.stages.prompts import PromptSet
 from refusal_lightning.store import ActivationStore
@@ -85,6 +85,7 @@ def answer_kl_opinion(
     if pending:
         say(f"select: KL over {n_tokens} answer tokens of {len(pending)} candidates")
         _predict(chat, trainer, journal, harmless, directions, pending, n_tokens, batch_size)
+    wait_for_all()  # nobody removes the journal before everybody has read it
     if not is_main_process():
         return {}
     if pending or any(True for _ in journal):

@@ -57,14 +57,14 @@ def test_a_failed_run_keeps_the_pieces_that_were_done(tmp_path):
         return f"to {prompt}"
 
     mended, runner = False, _Runner(answer)
-    source, path = LocalSource(runner, "m", 5, at_once=2), tmp_path / "answers.jsonl"
+    source, path = LocalSource(runner, "m", 5, "float32", at_once=2), tmp_path / "answers.jsonl"
     with pytest.raises(RuntimeError):
         source.ask({f"k{i}": f"p{i}" for i in range(6)}, AnswerFile(path))
     assert dict(AnswerFile(path)) == {f"k{i}": f"to p{i}" for i in range(4)}
 
 
 def test_a_model_must_answer_every_prompt():
-    source = LocalSource(lambda name: LocalModel(lambda prompts, n: ["x"], str), "m", 5)
+    source = LocalSource(lambda name: LocalModel(lambda prompts, n: ["x"], str), "m", 5, "float32")
     with pytest.raises(ValueError):
         source.ask({"a": "p", "b": "q"}, {})
 

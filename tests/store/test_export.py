@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from stores import LAYOUT, RAGGED, expected, filled, hashes, record
 
+from refusal_lightning.cli import main
 from refusal_lightning.errors import UserError
 from refusal_lightning.store import Layout, export
 
@@ -61,3 +62,10 @@ def test_mistakes(tmp_path):
     with pytest.raises(UserError, match="holds no 'mlp_out'"):
         export(tmp_path / "s", tmp_path / "out", arrays=["mlp_out"])
     assert [p.name for p in tmp_path.iterdir()] == ["s"]
+
+
+def test_the_command_of_the_documentation(tmp_path):
+    filled(tmp_path / "s", range(4))
+    out = tmp_path / "out.npz"
+    assert main(["store", "export", str(tmp_path / "s"), "--out", str(out), "--format", "npz", "--layers", "[2]"]) == 0
+    assert np.load(out, allow_pickle=False)["layer"].tolist() == [2]
