@@ -6,8 +6,10 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from nodes import finish, start_nodes
@@ -167,6 +169,65 @@ def test_told_to_stop(run, tmp_path, count, signals, undisturbed):
     assert [problem for problem in verify(url) if not problem.missing] == []
     assert [status for status, _ in finish(start_nodes("cache", config, count=count, changes=changes))] == [0] * count
     assert store_files(tmp_path / "store") == undisturbed
+
+
+def shards_done(root: Path) -> int:
+    return len(list(root.glob("*.zarr/resid_pre/c.*[0-9]")))
+
+
+def wait_until(what: Callable[[], bool], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_nobody_ends_before_the_slowest_has_finished(run, tmp_path, undisturbed):
+    """Told to stop while only waiting, a process stays until the others have written what they have at hand."""
+    config, home = run
+    changes = [{"FOLDER": str(home)}] * 3
+    nodes = start_nodes("cache", config, count=3, changes=changes)
+    root = tmp_path / "store"
+    wait_until(lambda: shards_done(root) > 0)
+    slowest = nodes[2].pid
+    os.kill(slowest, signal.SIGSTOP)
+    try:
+        done = -1
+        while done < shards_done(root):  # until the other two have done theirs
+            done = shards_done(root)
+            time.sleep(2)
+        os.kill(nodes[1].pid, signal.SIGTERM)
+        time.sleep(3)
+        assert [node.poll() for node in nodes] == [None] * 3
+    finally:
+        os.kill(slowest, signal.SIGCONT)
+    ended = finish(nodes)
+    assert [status for status, _ in ended] == [143] * 3, ended
+    assert not any("ended before the work was done" in errors for _, errors in ended)
+    (url,) = root.glob("*.zarr")
+    assert 0 < len(ActivationStore.open(url).pending()) < len(undisturbed)
+    assert shards_done(root) == done + 1  # the one that the slowest had at hand
+    assert [status for status, _ in finish(start_nodes("cache", config, count=3, changes=changes))] == [0] * 3
+    assert store_files(root) == undisturbed
+
+
+def test_processes_that_lightning_started_stop_too(run, tmp_path):
+    """They all end with 143 and in order, though Lightning kills the others when one of them ends with an error."""
+    config, home = run
+    more = ["--trainer.devices", "3", "--store.shard_mb", "0.2"]
+    (first,) = start_nodes("cache", config, *more, count=1, changes=[{"FOLDER": str(home)}])
+    wait_until(lambda: shards_done(tmp_path / "store") > 0)
+    children = psutil.Process(first.pid).children()
+    assert len(children) == 2
+    os.kill(children[0].pid, signal.SIGSTOP)  # so that it has a shard at hand for longer than Lightning waits
+    os.kill(children[1].pid, signal.SIGTERM)
+    time.sleep(7)
+    assert first.poll() is None and all(child.is_running() for child in children)
+    os.kill(children[0].pid, signal.SIGCONT)
+    ((status, errors),) = finish([first])
+    assert status == 143, errors
+    (url,) = (tmp_path / "store").glob("*.zarr")
+    assert [problem for problem in verify(url) if not problem.missing] == []
 
 
 def test_the_shard_at_hand_is_finished(run, tmp_path, monkeypatch, capsys):

@@ -212,19 +212,19 @@ class _OnCpu(GenerationModule):
 
 
 def test_where_rows_cannot_come_and_go_they_are_decoded_apart(llama, monkeypatch):
-    monkeypatch.setattr(generation, "can_refill", lambda model: False)
+    monkeypatch.setattr(generation, "can_refill", lambda config: False)
     monkeypatch.setattr(generation, "decode_rows", None)
     assert _OnCpu(llama.chat, llama.interventions, NEW_TOKENS, 3).answer(llama) == llama.expected
 
 
 def test_every_tiny_architecture_can_refill_and_a_chunked_one_cannot(case):
     model = case.chat.decoder("cpu").model
-    assert generation.can_refill(model)
+    assert generation.can_refill(model.config)
     kinds = getattr(model.config, "layer_types", None)
     model.config.layer_types = ["chunked_attention"] * case.chat.n_layers
     model.config.attention_chunk_size = 8
     try:
-        assert not generation.can_refill(model)
+        assert not generation.can_refill(model.config)
     finally:
         if kinds is None:
             del model.config.layer_types
@@ -261,7 +261,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(llama, monkeypatch):
 
 
 def test_out_of_memory_where_rows_are_decoded_apart(llama, monkeypatch):
-    monkeypatch.setattr(generation, "can_refill", lambda model: False)
+    monkeypatch.setattr(generation, "can_refill", lambda config: False)
     tried = []
 
     def decode(model, ids, *others):
@@ -281,7 +281,7 @@ def test_out_of_memory_where_rows_are_decoded_apart(llama, monkeypatch):
 def test_sampled_texts_do_not_depend_on_the_batch_either(llama, monkeypatch, refill):
     expected = _OnCpu(llama.chat, llama.interventions, NEW_TOKENS, 1, Sampling(1.0, 0.9, 7)).answer(llama)
     if not refill:
-        monkeypatch.setattr(generation, "can_refill", lambda model: False)
+        monkeypatch.setattr(generation, "can_refill", lambda config: False)
     for n_slots in (3, 100):
         module = _OnCpu(llama.chat, llama.interventions, NEW_TOKENS, n_slots, Sampling(1.0, 0.9, 7))
         assert module.answer(llama) == expected

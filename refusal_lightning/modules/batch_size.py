@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from refusal_lightning.modules.host_memory import host_memory
 from refusal_lightning.modules.refilling import PROMPT_TOKENS
 from refusal_lightning.modules.slot_cache import SLACK
 
@@ -17,20 +16,26 @@ SHARE = {"cpu": 0.5, "cuda": 0.85}
 """Share of the device's memory to plan with; the rest is for what the estimate does not know."""
 
 
-def rows_that_fit(model: Any, longest: int) -> int:
+def rows_that_fit(model: Any, longest: int, processes: int = 1) -> int:
     """Rows of up to ``longest`` tokens (prompt and answer) that the model's device holds, at least 1.
 
-    The device's whole memory counts, not what happens to be free, so one machine always gives the same batches.
+    The device's whole memory counts, not what happens to be free, so one machine always gives the same batches; on a
+    CPU it is shared by so many processes.
     """
     weight = model.get_input_embeddings().weight
     kind = weight.device.type
-    total = torch.cuda.get_device_properties(weight.device).total_memory if kind == "cuda" else host_memory()
+    gpu = kind == "cuda"
+    total = torch.cuda.get_device_properties(weight.device).total_memory if gpu else host_memory() // processes
     weights = sum(parameter.nbytes for parameter in model.parameters())
-    config = model.config.get_text_config()
+    return rows_in(total, kind, weights, model.config.get_text_config(), longest, weight.itemsize)
+
+
+def rows_in(total: float, kind: str, weights: float, config: Any, longest: int, itemsize: int) -> int:
+    """The same for a device of this kind with so many bytes, and a model of this (text) configuration."""
     # A pass over prompts: queries, keys, values, the MLP's middle, and copies of the stream.
-    prompts = PROMPT_TOKENS * (12 * config.hidden_size + 3 * _widest(config)) * weight.itemsize
+    prompts = PROMPT_TOKENS * (12 * config.hidden_size + 3 * _widest(config)) * itemsize
     free = SHARE.get(kind, 0.5) * total - weights - prompts
-    return max(1, min(MOST.get(kind, 96), int(free // row_bytes(config, longest, weight.itemsize))))
+    return max(1, min(MOST.get(kind, 96), int(free // row_bytes(config, longest, itemsize))))
 
 
 def row_bytes(config: Any, longest: int, itemsize: int) -> int:
@@ -41,15 +46,6 @@ def row_bytes(config: Any, longest: int, itemsize: int) -> int:
     # Attention may repeat a layer's keys and values for every query head, and holds its scores in float32.
     repeated = 2 * config.num_attention_heads * d_head * itemsize + 8 * config.num_attention_heads
     return (longest + SLACK) * (config.num_hidden_layers * column + repeated) + config.vocab_size * (itemsize + 12)
-
-
-def host_memory() -> int:
-    """Bytes of main memory, or of this container's share of it."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):
-        return total
 
 
 def _widest(config: Any) -> int:

@@ -86,9 +86,9 @@ class GenerationModule(ModelModule):
     def _decode(self, model: HookedModel, rows: list[Row]) -> list[list[int]]:
         stop_ids = set(self.model.stop_ids)
         # Slots are memory of one device; a spread model's layers are on several.
-        apart = self.model.device_map is not None or not can_refill(model.model)
+        apart = self.model.device_map is not None or not can_refill(model.model.config)
         longest = max(len(row.token_ids) for row in rows) + self.max_new_tokens
-        n_rows = self.n_slots or (APART if apart else rows_that_fit(model.model, longest))
+        n_rows = self.n_slots or (APART if apart else rows_that_fit(model.model, longest, self.trainer.num_devices))
         while True:
             try:
                 if apart:
@@ -126,13 +126,13 @@ class GenerationModule(ModelModule):
         return answers
 
 
-def can_refill(model: Any) -> bool:
+def can_refill(config: Any) -> bool:
     """Whether rows may come and go: where every layer keeps keys and values, and attends to all or to a window.
 
     Chunked attention counts columns from the batch's beginning, recurrent layers keep no columns, and layers that share
     another's keys have none of their own.
     """
-    config = model.config.get_text_config()
+    config = config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     layers = DynamicCache(config=config).layers
     columns = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)

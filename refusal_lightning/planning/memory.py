@@ -27,6 +27,12 @@ def pass_bytes(config: Any, rows: int, tokens: int, dtype: str) -> int:
     return rows * (tokens * width * ITEM_BYTES[dtype] + text.vocab_size * 4)
 
 
+def loss_bytes(config: Any, rows: int, tokens: int, dtype: str) -> int:
+    """What a pass over texts whose every token counts holds beside ``pass_bytes``: their logits, twice as they are made
+    and twice in float64."""
+    return rows * tokens * config.get_text_config().vocab_size * 2 * (8 + ITEM_BYTES[dtype])
+
+
 def head_copies(size: ModelSize, rows: int, dtype: str) -> int:
     """What torch adds on a CPU in a half type: it multiplies each row's last position with a copy of the LM head."""
     return 0 if dtype == "float32" else rows * size.head * ITEM_BYTES[dtype]

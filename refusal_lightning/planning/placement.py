@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+ROOM = 0.9
+"""Share of a device's memory to plan with; the rest is for what is not planned."""
+
 
 class Placement(NamedTuple):
     """A strategy of `trainer.strategy`, and how many copies of the model work at a time under it."""
@@ -20,9 +23,9 @@ def place(kept: float, work: float, device: float, devices: int, nodes: int) -> 
     whose passes take ``work`` beside them.
 
     A copy per device where one fits; else a copy per node, whose devices each hold a part of the layers and work one
-    after the other, so that a node counts as one. A device keeps a tenth of its memory for what is not planned.
+    after the other, so that a node counts as one.
     """
-    room = 0.9 * device
+    room = ROOM * device
     if kept + work <= room:
         return Placement("ddp", devices * nodes, kept + work)
     if kept / devices + work <= room:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import _thread
 import functools
 import inspect
 import os
-import secrets
-import selectors
+import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -21,25 +21,17 @@ from refusal_lightning.config import TrainerConfig
 from refusal_lightning.errors import UserError
 from refusal_lightning.files import writable_folder, write_bytes
 from refusal_lightning.models.chat_model import DeviceMap
-from refusal_lightning.stages.console import wait_for_all
+from refusal_lightning.stages.console import say
 from refusal_lightning.stages.versions import package_versions
+from refusal_lightning.stages.watch import Watch
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-GRACE = 15.0
-"""Seconds that a process has to end by itself once another one is lost."""
 PATIENCE = 90.0
 """Seconds that a process waits to see a file that another one has written."""
-SILENCE = 40
-"""Seconds without an answer from a machine after which it counts as lost."""
-TOGETHER = 60.0
-"""Seconds that a process that was told to stop waits for the others to stop too."""
 STOPPED = 143
 """Exit status of a process that stopped because it was told to: 128 + SIGTERM."""
-
-# What processes say to each other, a byte each.
-GOODBYE, ASK_TO_STOP, AT_REST = b".", b"?", b"s"
 
 
 def in_company(stage: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -55,11 +47,16 @@ def in_company(stage: Callable[Arguments, Result]) -> Callable[Arguments, Result
         _asked = False
         given: dict[str, Any] = inspect.signature(stage).bind(*args, **kwargs).arguments
         trainer: TrainerConfig = given["trainer"]
-        if trainer.devices in (1, "1") and trainer.num_nodes == 1:
-            return stage(*args, **kwargs)
         sections = {name: asdict(value) for name, value in given.items() if is_dataclass(value)}  # type: ignore[arg-type]
-        with _company(trainer, given["model"].device_map, {**_flat(sections), **package_versions()}):
-            return stage(*args, **kwargs)
+        facts = {**_flat(sections), **package_versions()}
+        alone = trainer.devices in (1, "1") and trainer.num_nodes == 1
+        try:
+            with nullcontext() if alone else _company(trainer, given["model"].device_map, facts):
+                return stage(*args, **kwargs)
+        except SystemExit as end:
+            if end.code == STOPPED:
+                say("stopped before the work was done, as asked; the same command continues")
+            raise
 
     return run
 
@@ -107,7 +104,7 @@ def require_shared(folder: str | Path, key: str) -> None:
     mark = Path(folder) / f".seen-by-all-{os.getpid()}"
     if _rank() == 0:
         writable_folder(folder, key)
-        write_bytes(mark, GOODBYE)
+        write_bytes(mark, b".")
     try:
         wait_for_files({mark: 1} if _rank() == 0 else {})
         wait_for_all()
@@ -132,35 +129,88 @@ def check_company() -> bool:
 
 
 @contextmanager
-def idle() -> Iterator[None]:
-    """While this process only waits for the others."""
-    if _watch is not None:
-        _watch.idle = True
+def at_hand() -> Iterator[None]:
+    """While something must not be left half done: being told to stop is noted, and acted upon later."""
+    global _at_hand
+    _at_hand += 1
     try:
         yield
     finally:
-        if _watch is not None:
-            _watch.idle = False
+        _at_hand -= 1
+
+
+def wait_for_all() -> None:
+    """Until every process of the run is here; nothing where there is one process, or none has started others yet.
+
+    Where any of them was told to stop, all end here together with status ``STOPPED``: none ends while another has
+    something at hand, since a launcher may kill the rest as soon as one has ended.
+    """
+    global _all_stop
+    if not _together():
+        return
+    with at_hand():
+        _all_stop = _any_stops(check_company())
+    if _all_stop:
+        raise SystemExit(STOPPED)
+
+
+def _any_stops(this: bool) -> bool:
+    """Whether any process of the run stops here. All must ask, in whatever part of the work each is."""
+    import torch
+
+    stops = torch.tensor([int(this)])
+    work = torch.distributed.all_reduce(stops, torch.distributed.ReduceOp.MAX, async_op=True)
+    pause = 0.0005
+    while not work.is_completed():  # a wait in torch itself would hold signals up
+        check_company()
+        time.sleep(pause)
+        pause = min(2 * pause, 0.02)
+    work.wait()
+    return bool(stops)
+
+
+def _told(*_: object) -> None:
+    """The signal's handler: act at once where nothing is at hand."""
+    ask_to_stop()
+    if not _at_hand:
+        raise SystemExit(STOPPED)
+
+
+@contextmanager
+def _listening() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _told)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
 def _company(trainer: TrainerConfig, device_map: DeviceMap | None, facts: Mapping[str, object]) -> Iterator[None]:
     from refusal_lightning.stages.trainer import meet
 
-    global _watch
+    global _watch, _all_stop
+    _all_stop = False
     meet(trainer, device_map)
     if not _together():
         yield
         return
     agree(facts)
-    _watch = _Watch(_gathered(socket.gethostname()))
+    # What another process says is as if the signal had come here.
+    _watch = Watch(_gathered(socket.gethostname()), _rank(), lambda: _thread.interrupt_main(signal.SIGTERM))
     try:
-        yield
-    except (UserError, KeyboardInterrupt):
-        raise
-    except SystemExit as end:
-        if end.code == STOPPED:
-            _watch.stop_together()
+        with _listening():
+            try:
+                yield
+            except SystemExit as end:
+                with at_hand():
+                    if end.code == STOPPED:
+                        _stop_together()
+                raise
+    except (UserError, KeyboardInterrupt, SystemExit):
         raise
     except Exception:
         if _watch.asked_to_stop:
@@ -172,127 +222,19 @@ def _company(trainer: TrainerConfig, device_map: DeviceMap | None, facts: Mappin
         _watch.say_goodbye()
 
 
-class _Watch:
-    """Notices that another process is gone, or was told to stop: the first one is connected with each of the others.
-
-    A connection breaks as soon as the process at its other end dies, however it does, and within ``SILENCE`` when its
-    machine does. Torch's own connections tell only whoever happens to wait for something.
-    """
-
-    def __init__(self, nodes: list[str]) -> None:
-        self.asked_to_stop = False
-        self.idle = False
-        self._nodes, self._rank = nodes, _rank()
-        self._noticed, self._all_ended = threading.Event(), threading.Event()
-        self._peers = _first_listens(len(nodes)) if self._rank == 0 else _connect_to_first(self._rank)
-        threading.Thread(target=self._listen, name="watch", daemon=True).start()
-
-    def _listen(self) -> None:
-        with selectors.DefaultSelector() as selector:
-            for peer, connection in self._peers.items():
-                selector.register(connection, selectors.EVENT_READ, peer)
-            while selector.get_map():
-                for key, _ in selector.select():
-                    try:
-                        said = self._peers[key.data].recv(1)
-                    except OSError:
-                        said = b""
-                    if said in (AT_REST, ASK_TO_STOP):
-                        self._stop()
-                    if said == ASK_TO_STOP:
-                        continue
-                    selector.unregister(key.fileobj)
-                    if said == b"":
-                        self._lose(key.data)
-        self._all_ended.set()
-
-    def ask_to_stop(self) -> None:
-        """Tell the others; the first process passes it on."""
-        if not self.asked_to_stop:
-            self.asked_to_stop = True
-            self._say(ASK_TO_STOP)
-
-    def _stop(self) -> None:
-        if self._rank == 0:
-            self.ask_to_stop()
-        self.asked_to_stop = True
-        if self.idle:  # torch would go on waiting for those that have stopped
-            self._say(AT_REST)
-            os._exit(STOPPED)
-
-    def _lose(self, peer: int) -> None:
-        if self.asked_to_stop:
-            return
-        gone, here = (f"process {rank} on {self._nodes[rank]}" for rank in (peer, self._rank))
-        text = f"refusal_lightning: {gone} ended before the work was done, so {here} ends too"
-        print(f"{text}; the same command continues", file=sys.stderr, flush=True)
-        self._noticed.set()
-        time.sleep(GRACE)
-        os._exit(1)
-
-    def is_lost(self, within: float = 0.0) -> bool:
-        """Whether another process was lost, or is within so many seconds."""
-        return self._noticed.wait(within)
-
-    def say_goodbye(self) -> None:
-        """This process has done its work, and may end before the others."""
-        self._say(GOODBYE)
-
-    def stop_together(self) -> None:
-        """Have the others stop, and wait for them: a launcher may kill all as soon as one has ended."""
-        self.ask_to_stop()
-        self._say(AT_REST)
-        self._all_ended.wait(TOGETHER)
-
-    def _say(self, what: bytes) -> None:
-        for connection in self._peers.values():
-            with suppress(OSError):  # it has ended already
-                connection.sendall(what)
+def _stop_together() -> None:
+    ask_to_stop()
+    if not _all_stop:
+        with suppress(RuntimeError):  # one was killed meanwhile: there is nobody left to wait for
+            _any_stops(True)
+    if _watch is not None:
+        _watch.say_goodbye()
 
 
-def _first_listens(count: int) -> dict[int, socket.socket]:
-    import torch
-
-    token = secrets.token_bytes(16)
-    family = socket.AF_INET6 if ":" in os.environ["MASTER_ADDR"] else socket.AF_INET
-    peers: dict[int, socket.socket] = {}
-    with socket.create_server(("", 0), family=family, backlog=count) as server:
-        server.settimeout(60)
-        torch.distributed.broadcast_object_list([server.getsockname()[1], token], src=0)
-        while len(peers) < count - 1:
-            connection, _ = server.accept()
-            connection.settimeout(60)
-            said = connection.recv(20, socket.MSG_WAITALL)
-            if said[:16] != token:  # not one of us
-                connection.close()
-                continue
-            peers[int.from_bytes(said[16:])] = _patient(connection)
-    return peers
-
-
-def _connect_to_first(rank: int) -> dict[int, socket.socket]:
-    import torch
-
-    given: list[Any] = [None, None]
-    torch.distributed.broadcast_object_list(given, src=0)
-    port, token = given
-    connection = socket.create_connection((os.environ["MASTER_ADDR"], port), timeout=60)
-    connection.sendall(token + rank.to_bytes(4))
-    return {0: _patient(connection)}
-
-
-def _patient(connection: socket.socket) -> socket.socket:
-    """Waits for as long as it takes, unless the machine at the other end falls silent."""
-    connection.settimeout(None)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", SILENCE // 2), ("TCP_KEEPINTVL", SILENCE // 8), ("TCP_KEEPCNT", 4)):
-        if hasattr(socket, name):
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    return connection
-
-
-_watch: _Watch | None = None
+_watch: Watch | None = None
 _asked = False
+_all_stop = False
+_at_hand = 0
 
 
 def _together() -> bool:
@@ -313,7 +255,9 @@ def _gathered(value: Any) -> list[Any]:
     if not _together():
         return [value]
     values: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(values, value)
+    with at_hand():
+        wait_for_all()  # where one stops, nobody waits for it in torch
+        torch.distributed.all_gather_object(values, value)
     return values
 
 

@@ -20,13 +20,6 @@ def process_name() -> str:
     return f"process {torch.distributed.get_rank()} on {socket.gethostname()}"
 
 
-def wait_for_all() -> None:
-    """Until every process of the run is here; nothing where there is one process, or none has started others yet."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
-
-
 def say(text: str = "") -> None:
     """Print a line for the user."""
     if is_main_process():

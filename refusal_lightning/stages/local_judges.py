@@ -17,7 +17,8 @@ from refusal_lightning.judges.judge_file import judge_completions
 from refusal_lightning.judges.local import LoadLocal, LocalModel, LocalSource
 from refusal_lightning.judges.verdict import Pair
 from refusal_lightning.models.tokens import left_pad, length_batches
-from refusal_lightning.stages.console import is_main_process, say, wait_for_all
+from refusal_lightning.stages.company import wait_for_all
+from refusal_lightning.stages.console import is_main_process, say
 from refusal_lightning.writers.journal import Journal
 
 if TYPE_CHECKING:

@@ -28,7 +28,8 @@ from refusal_lightning.directions.staging import (
 )
 from refusal_lightning.directions.uncertainty import PromptScores
 from refusal_lightning.models import ChatModel
-from refusal_lightning.stages.console import say, wait_for_all
+from refusal_lightning.stages.company import wait_for_all
+from refusal_lightning.stages.console import say
 from refusal_lightning.stages.prompts import PromptSet
 from refusal_lightning.store import ActivationStore
 from refusal_lightning.writers.journal import Journal

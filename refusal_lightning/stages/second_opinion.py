@@ -15,7 +15,8 @@ from refusal_lightning.directions.cosmic import cosmic_scores, least_similar_lay
 from refusal_lightning.directions.selection import Selection
 from refusal_lightning.directions.staging import Place
 from refusal_lightning.models import ChatModel
-from refusal_lightning.stages.console import is_main_process, say, wait_for_all
+from refusal_lightning.stages.company import wait_for_all
+from refusal_lightning.stages.console import is_main_process, say
 from refusal_lightning.stages.files import digest
 from refusal_lightning.stages.prompts import PromptSet
 from refusal_lightning.store import ActivationStore

@@ -32,8 +32,8 @@ from refusal_lightning.errors import UserError
 from refusal_lightning.files import write_bytes, write_text
 from refusal_lightning.models import ChatModel
 from refusal_lightning.report.plots import plot_scores
-from refusal_lightning.stages.company import agree, in_company, require_shared
-from refusal_lightning.stages.console import is_main_process, say, wait_for_all
+from refusal_lightning.stages.company import agree, in_company, require_shared, wait_for_all
+from refusal_lightning.stages.console import is_main_process, say
 from refusal_lightning.stages.files import digest, write_json
 from refusal_lightning.stages.model import open_model
 from refusal_lightning.stages.prompts import PromptSet, categories_of, drawn_sets

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -16,6 +12,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 
 from refusal_lightning.errors import UserError
+from refusal_lightning.stages.company import wait_for_all
 
 JOIN = timedelta(minutes=10)
 """How long the first process waits for the others to start."""
@@ -57,22 +54,7 @@ class ReplicaStrategy(DDPStrategy):
         )
 
     def barrier(self, *args: Any, **kwargs: Any) -> None:
-        with _killable():
-            super().barrier(*args, **kwargs)
-
-
-@contextmanager
-def _killable() -> Iterator[None]:
-    """While a process waits in torch, Python's signal handlers do not run; the system's own action does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        wait_for_all()
 
 
 class DeviceMapStrategy(ReplicaStrategy):

@@ -23,8 +23,14 @@ from refusal_lightning.data.work import WorkDataModule
 from refusal_lightning.errors import UserError
 from refusal_lightning.models.chat_model import DeviceMap
 from refusal_lightning.modules.base import ModelModule
-from refusal_lightning.stages.company import STOPPED, ask_to_stop, check_company, idle, wait_for_files
-from refusal_lightning.stages.console import say
+from refusal_lightning.stages.company import (
+    STOPPED,
+    ask_to_stop,
+    at_hand,
+    check_company,
+    wait_for_all,
+    wait_for_files,
+)
 from refusal_lightning.stages.strategies import DeviceMapStrategy, ReplicaStrategy
 from refusal_lightning.writers.journal_writer import JournalWriter
 
@@ -55,7 +61,6 @@ class _EndEarly(Callback):
     def on_predict_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         if check_company() and all(getattr(callback, "at_rest", True) for callback in callbacks):
-            say("stopped before the work was done, as asked; the same command continues")
             raise SystemExit(STOPPED)
 
 
@@ -111,6 +116,9 @@ class _Nothing(L.LightningModule):
         return batch
 
 
+_children: list[Any] = []  # a Popen that nobody holds complains of a process that still runs
+
+
 def meet(config: TrainerConfig, device_map: DeviceMap | None) -> None:
     """Start the other processes of this machine, if they are Lightning's to start, and wait for all of the run.
 
@@ -119,6 +127,11 @@ def meet(config: TrainerConfig, device_map: DeviceMap | None) -> None:
     trainer = build_trainer(config)
     _refuse_copies(trainer, device_map)
     trainer.predict(_Nothing(), DataLoader([0], batch_size=None), return_predictions=False)  # type: ignore[arg-type]
+    # Until here Lightning kills all of this machine's processes a few seconds after one has failed. From here on each
+    # knows of the others by itself, and is not to be killed while it writes: Lightning has none left to look after.
+    children = getattr(trainer.strategy.launcher, "procs", [])
+    _children.extend(children)
+    children.clear()
 
 
 def _refuse_copies(trainer: L.Trainer, device_map: DeviceMap | None) -> None:
@@ -140,9 +153,9 @@ def run_predict(
     trainer = build_trainer(config, callbacks)
     if isinstance(module, ModelModule):
         _refuse_copies(trainer, module.model.device_map)
-    trainer.predict(module, datamodule=work, return_predictions=False)
-    with idle():
-        trainer.strategy.barrier()
+    with at_hand():
+        trainer.predict(module, datamodule=work, return_predictions=False)
+    wait_for_all()
     written = [callback.written for callback in callbacks if isinstance(callback, JournalWriter)]
     wait_for_files({path: size for files in written for path, size in files.items()})
     return bool(trainer.is_global_zero)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,6 +13,7 @@ from tiny_models import tiny_model
 
 from refusal_lightning.cli import main
 from refusal_lightning.models import ChatModel
+from refusal_lightning.modules import batch_size, generation
 from refusal_lightning.modules.activations import ActivationBatch, ActivationModule, PromptBatch
 from refusal_lightning.modules.generation import Answers, GenerationBatch, GenerationModule
 from runs import write_config, write_data
@@ -92,6 +94,60 @@ def test_time_and_memory_follow_what_is_stated(config, tmp_path):
     settings = yaml.safe_load(Path(config).read_text())
     assert settings["cache"]["batch_size"] == 3
     assert tiny_model("llama", 0)[0].num_parameters() == first["parameters"]["total"]
+
+
+@pytest.mark.parametrize("more", [[], ["--evaluate.batch_size", "2"]])
+def test_rows_decoded_at_a_time(config, tmp_path, monkeypatch, more):
+    """Left to the memory, a plan has as many as a run on the same machine; its keys and values are theirs."""
+    monkeypatch.setattr(batch_size, "host_memory", lambda: 29_500_000)
+    more = ["--evaluate.losses", "[]", "--trainer.accelerator", "cpu", *more]
+    settings = yaml.safe_load(Path(config).read_text())
+    settings["evaluate"]["batch_size"] = None
+    Path(config).write_text(yaml.safe_dump(settings))
+    kept = planned(config, tmp_path, *more)["stages"]["evaluate"]["kept"]
+    assert main(["cache", "--config", config]) == main(["select", "--config", config]) == 0
+    used: list[tuple[int, int, int]] = []
+    decode = generation.decode_rows
+
+    def noted(model: Any, rows: Any, interventions: Any, stop_ids: Any, new: int, n_rows: int, sampling: Any) -> Any:
+        config = model.model.config.get_text_config()
+        longest = max(len(row.token_ids) for row in rows) + new
+        used.append((n_rows, len(rows), batch_size.row_bytes(config, longest, 4)))
+        return decode(model, rows, interventions, stop_ids, new, n_rows, sampling)
+
+    monkeypatch.setattr(generation, "decode_rows", noted)
+    assert main(["evaluate", "--config", config, *more]) == 0
+    assert max(min(n, rows) * each for n, rows, each in used) == kept
+    assert 1 < max(n for n, _, _ in used) < 36  # neither all rows nor one: it is the memory, or what is given
+
+
+def test_a_spread_model_decodes_a_few_rows_of_one_intervention(config, tmp_path):
+    small = ["--evaluate.batch_size", "null", "--evaluate.losses", "[]", "--plan.device_memory_gb", "80"]
+    small += ["--trainer.accelerator", "auto"]
+    whole, spread = (
+        planned(config, tmp_path, *small, "--trainer.strategy", name)["stages"]["evaluate"]
+        for name in ("ddp", "device_map")
+    )
+    assert whole["kept"] == 3 * spread["kept"]  # all of a few prompts' rows, under three interventions or one
+    assert spread["reads"] == 3 * whole["reads"]
+    assert spread["flops"] == pytest.approx(whole["flops"], rel=0.02)
+
+
+def test_long_texts_of_the_loss_are_what_takes_most(config, tmp_path):
+    narrow, wide = (
+        planned(config, tmp_path, "--evaluate.losses", "[pile]", "--evaluate.loss_max_tokens", tokens)
+        for tokens in ("8", "2048")
+    )
+    narrow, wide = narrow["stages"]["evaluate"], wide["stages"]["evaluate"]
+    assert wide["work"] > 50 * narrow["work"]
+    assert wide["memory_per_device"] > narrow["memory_per_device"]
+
+
+@pytest.mark.parametrize("losses", ["[alpaca_custom_completions]", "[]"])
+def test_no_prompts_to_answer(config, tmp_path, losses):
+    more = ["--evaluate.harmful", "[]", "--evaluate.harmless", "[]", "--evaluate.losses", losses]
+    stage = planned(config, tmp_path, *more)["stages"]["evaluate"]
+    assert (stage["prompts"], stage["tokens"], stage["flops"]) == (0, 0, 0)
 
 
 def test_mistakes(config, tmp_path, capsys):

@@ -1,0 +1,183 @@
+"""What each stage of a run will take, by its model's configuration and its prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from refusal_lightning.config import CacheConfig, DataConfig, EvaluateConfig, PlanConfig, SelectConfig
+from refusal_lightning.data.tables import is_table
+from refusal_lightning.models import ChatModel
+from refusal_lightning.models.tokens import length_batches
+from refusal_lightning.planning.arithmetic import Arithmetic
+from refusal_lightning.stages.cache import records_of
+from refusal_lightning.stages.evaluate import evaluation_sets
+from refusal_lightning.stages.loss_texts import OWN_COMPLETIONS, read_loss_sets, text_source
+from refusal_lightning.stages.prompts import drawn_sets, prompt_set, rows_of
+
+Batches = list[tuple[int, int]]
+"""Rows, and tokens of each with its padding."""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What a stage takes at most, over all devices."""
+
+    prompts: int
+    tokens: int
+    """Tokens that pass through the model, padding included, and new ones."""
+    flops: float
+    reads: float
+    """Bytes of weights that decoding reads, one device after the other."""
+    kept: float
+    """Bytes beside the weights that a copy of the model keeps, over its devices."""
+    work: float
+    """Bytes beside these on each device, at the widest point of a pass."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model of a plan, and where it runs."""
+
+    arithmetic: Arithmetic
+    config: Any
+    dtype: str
+    weights: int
+    """Bytes."""
+    on_cpu: bool
+
+
+def cached_lengths(chat: ChatModel, data: DataConfig, cache: CacheConfig, plan: PlanConfig) -> list[int]:
+    """Tokens of each prompt of the store, shortest first."""
+    if plan.n_prompts is not None:
+        return [plan.prompt_tokens] * plan.n_prompts
+    sets = drawn_sets(chat, data)
+    for name in cache.datasets:
+        sets[name] = prompt_set(name, [row["instruction"] for row in rows_of(name, data)], chat)
+    return [record.n_tokens for record in records_of(sets.values(), data.labels)]
+
+
+def _batches(lengths: list[int], batch_size: int) -> Batches:
+    return [(len(index), max(lengths[i] for i in index)) for index in length_batches(lengths, batch_size)]
+
+
+def _widest(subject: Subject, batches: Batches) -> float:
+    from refusal_lightning.planning.memory import head_copies, pass_bytes
+
+    return max(
+        pass_bytes(subject.config, rows, tokens, subject.dtype)
+        + (head_copies(subject.arithmetic.size, rows, subject.dtype) if subject.on_cpu else 0)
+        for rows, tokens in batches
+    )
+
+
+def _tokens(batches: Batches) -> int:
+    return sum(rows * tokens for rows, tokens in batches)
+
+
+def cache_plan(subject: Subject, lengths: list[int], shard_prompts: int, batch_size: int) -> StagePlan:
+    """Batches do not cross shards, as `cache` has it."""
+    shards = [lengths[start : start + shard_prompts] for start in range(0, len(lengths), shard_prompts)]
+    batches = [batch for shard in shards for batch in _batches(shard, batch_size)]
+    flops = subject.arithmetic.prompts(batches)
+    return StagePlan(len(lengths), _tokens(batches), flops, 0.0, 0.0, _widest(subject, batches))
+
+
+def select_plan(subject: Subject, chat: ChatModel, data: DataConfig, select: SelectConfig) -> StagePlan:
+    """All three scores of every candidate that is not pruned, each prompt whole, for each estimator.
+
+    Induce scores begin at the candidate's layer.
+    """
+    sets = drawn_sets(chat, data)
+    kept = chat.n_layers - (int(chat.n_layers * select.prune_layers) if select.prune_layers is not None else 0)
+    candidates = chat.n_positions * kept * len(select.estimators)
+    harmful, harmless = (
+        _batches([len(ids) for ids in sets[name].token_ids], select.batch_size)
+        for name in ("harmful_val", "harmless_val")
+    )
+    above = sum(1 - layer / chat.n_layers for layer in range(kept)) / kept
+    passes = subject.arithmetic.prompts(harmful) + (1 + above) * subject.arithmetic.prompts(harmless)
+    return StagePlan(
+        prompts=len(sets["harmful_val"]) + len(sets["harmless_val"]),
+        tokens=round(candidates * (_tokens(harmful) + (1 + above) * _tokens(harmless))),
+        flops=candidates * passes,
+        reads=0.0,
+        kept=0.0,
+        work=_widest(subject, [(select.batch_size, max(tokens for _, tokens in harmful + harmless))]),
+    )
+
+
+def evaluate_plan(
+    subject: Subject, chat: ChatModel, data: DataConfig, evaluate: EvaluateConfig, device: float, spread: bool
+) -> StagePlan:
+    """Answers as long as they may be, under every intervention, then the losses; memory is what the wider takes."""
+    sets = evaluation_sets(chat, data, evaluate)
+    n_interventions, new = len(evaluate.interventions), evaluate.max_new_tokens
+    own = [len(ids) for item in sets if item.kind == "harmless" for ids in item.prompts.token_ids]
+    answers = _answers(subject, [len(ids) for item in sets for ids in item.prompts.token_ids], evaluate, device, spread)
+    losses: list[Batches] = []
+    if OWN_COMPLETIONS in evaluate.losses:
+        losses.append(_batches([n + new for n in own], evaluate.loss_batch_size))
+    here = [name for name in evaluate.losses if is_table(text_source(name, data).source)]
+    for texts in read_loss_sets(chat, data, replace(evaluate, losses=here)).values():
+        losses.append(_batches([len(text.ids) for text in texts], evaluate.loss_batch_size))
+    # What is elsewhere is taken to have as many texts, and as long ones, as the configuration lets in.
+    elsewhere = [name for name in evaluate.losses if name != OWN_COMPLETIONS and name not in here]
+    losses += [[(evaluate.loss_batch_size, evaluate.loss_max_tokens)] * evaluate.loss_n_batches for _ in elsewhere]
+    passes = [batch for batches in losses for batch in batches]
+    loss = _loss_work(subject, passes)
+    wider = loss > answers.kept + answers.work
+    return replace(
+        answers,
+        tokens=answers.tokens + n_interventions * _tokens(passes),
+        flops=answers.flops
+        + n_interventions * sum(subject.arithmetic.prompts([batch], logits=batch[1]) for batch in passes),
+        kept=0.0 if wider else answers.kept,
+        work=loss if wider else answers.work,
+    )
+
+
+def _answers(subject: Subject, lengths: list[int], evaluate: EvaluateConfig, device: float, spread: bool) -> StagePlan:
+    from refusal_lightning.modules.batch_size import rows_in
+    from refusal_lightning.modules.generation import APART, can_refill
+    from refusal_lightning.modules.refilling import PROMPT_TOKENS
+    from refusal_lightning.planning.memory import ITEM_BYTES, answer_bytes
+    from refusal_lightning.planning.placement import ROOM
+
+    if not lengths:
+        return StagePlan(0, 0, 0.0, 0.0, 0.0, 0.0)
+    n_interventions, new, longest = len(evaluate.interventions), evaluate.max_new_tokens, max(lengths)
+    # As GenerationModule decodes: all interventions' rows together, or, on several devices, one's after another's.
+    apart = spread or subject.weights > ROOM * device or not can_refill(subject.config)
+    if apart:
+        most, parts = APART, n_interventions
+    else:
+        kind, text = "cpu" if subject.on_cpu else "cuda", subject.config.get_text_config()
+        most = rows_in(device, kind, subject.weights, text, longest + new, ITEM_BYTES[subject.dtype])
+        parts = 1
+    rows = len(lengths) * n_interventions
+    at_once = min(rows // parts, evaluate.batch_size or most)
+    together = at_once if apart else min(at_once, max(1, PROMPT_TOKENS // longest))
+    prompts = _batches(lengths, together)
+    mean = sum(lengths) / len(lengths)
+    return StagePlan(
+        prompts=len(lengths),
+        tokens=n_interventions * _tokens(prompts) + rows * new,
+        flops=n_interventions * subject.arithmetic.prompts(prompts) + subject.arithmetic.decoding(rows, mean, new),
+        reads=subject.weights * new * parts * -(-(rows // parts) // at_once),
+        kept=answer_bytes(subject.config, at_once, longest + new, subject.dtype),
+        work=_widest(subject, [(together, longest)]),
+    )
+
+
+def _loss_work(subject: Subject, batches: Batches) -> float:
+    from refusal_lightning.planning.memory import loss_bytes, pass_bytes
+
+    return max(
+        (
+            pass_bytes(subject.config, rows, tokens, subject.dtype)
+            + loss_bytes(subject.config, rows, tokens, subject.dtype)
+            for rows, tokens in set(batches)
+        ),
+        default=0.0,
+    )

@@ -1,0 +1,127 @@
+"""Sockets between the processes of one run, by which each learns that another is gone, or was told to stop."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import selectors
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+GRACE = 15.0
+"""Seconds that a process has to end by itself once another one is lost."""
+SILENCE = 40
+"""Seconds without an answer from a machine after which it counts as lost."""
+
+# What processes say to each other, a byte each.
+GOODBYE, ASK_TO_STOP = b".", b"?"
+
+
+class Watch:
+    """Notices that another process is gone, or was told to stop: the first one is connected with each of the others.
+
+    A connection breaks as soon as the process at its other end dies, however it does, and within ``SILENCE`` when its
+    machine does. Torch's own connections tell only whoever happens to wait for something. ``told`` is called, in a
+    thread of its own, when another process says that it was told to stop.
+    """
+
+    def __init__(self, nodes: list[str], rank: int, told: Callable[[], None]) -> None:
+        self.asked_to_stop = False
+        self._nodes, self._rank, self._told = nodes, rank, told
+        self._noticed = threading.Event()
+        self._peers = _first_listens(len(nodes)) if rank == 0 else _connect_to_first(rank)
+        threading.Thread(target=self._listen, name="watch", daemon=True).start()
+
+    def _listen(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            for peer, connection in self._peers.items():
+                selector.register(connection, selectors.EVENT_READ, peer)
+            while selector.get_map():
+                for key, _ in selector.select():
+                    try:
+                        said = self._peers[key.data].recv(1)
+                    except OSError:
+                        said = b""
+                    if said == ASK_TO_STOP:
+                        self.ask_to_stop(pass_on=self._rank == 0)
+                        self._told()
+                        continue
+                    selector.unregister(key.fileobj)
+                    if said == b"":
+                        self._lose(key.data)
+
+    def ask_to_stop(self, pass_on: bool = True) -> None:
+        """Tell the others, once; the first process passes it on."""
+        if not self.asked_to_stop:
+            self.asked_to_stop = True
+            if pass_on:
+                self._say(ASK_TO_STOP)
+
+    def _lose(self, peer: int) -> None:
+        if self.asked_to_stop:
+            return
+        gone, here = (f"process {rank} on {self._nodes[rank]}" for rank in (peer, self._rank))
+        text = f"refusal_lightning: {gone} ended before the work was done, so {here} ends too"
+        print(f"{text}; the same command continues", file=sys.stderr, flush=True)
+        self._noticed.set()
+        time.sleep(GRACE)
+        os._exit(1)
+
+    def is_lost(self, within: float = 0.0) -> bool:
+        """Whether another process was lost, or is within so many seconds."""
+        return self._noticed.wait(within)
+
+    def say_goodbye(self) -> None:
+        """This process may end before the others: its work is done, or all stop."""
+        self._say(GOODBYE)
+
+    def _say(self, what: bytes) -> None:
+        for connection in self._peers.values():
+            with suppress(OSError):  # it has ended already
+                connection.sendall(what)
+
+
+def _first_listens(count: int) -> dict[int, socket.socket]:
+    import torch
+
+    token = secrets.token_bytes(16)
+    family = socket.AF_INET6 if ":" in os.environ["MASTER_ADDR"] else socket.AF_INET
+    peers: dict[int, socket.socket] = {}
+    with socket.create_server(("", 0), family=family, backlog=count) as server:
+        server.settimeout(60)
+        torch.distributed.broadcast_object_list([server.getsockname()[1], token], src=0)
+        while len(peers) < count - 1:
+            connection, _ = server.accept()
+            connection.settimeout(60)
+            said = connection.recv(20, socket.MSG_WAITALL)
+            if said[:16] != token:  # not one of us
+                connection.close()
+                continue
+            peers[int.from_bytes(said[16:])] = _patient(connection)
+    return peers
+
+
+def _connect_to_first(rank: int) -> dict[int, socket.socket]:
+    import torch
+
+    given: list[Any] = [None, None]
+    torch.distributed.broadcast_object_list(given, src=0)
+    port, token = given
+    connection = socket.create_connection((os.environ["MASTER_ADDR"], port), timeout=60)
+    connection.sendall(token + rank.to_bytes(4))
+    return {0: _patient(connection)}
+
+
+def _patient(connection: socket.socket) -> socket.socket:
+    """Waits for as long as it takes, unless the machine at the other end falls silent."""
+    connection.settimeout(None)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", SILENCE // 2), ("TCP_KEEPINTVL", SILENCE // 8), ("TCP_KEEPCNT", 4)):
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return connection
