@@ -1,8 +1,8 @@
-"""What `plan` says beside what `cache` really takes: prompts, bytes, files, and the memory of the process.
+"""What `plan` says beside what runs really take: bytes and files of the store, and the memory of each stage's process.
 
     python benchmarks/plan.py
 
-On the demo model and on the plain model that it is made of, in their own processes, into fresh stores.
+On the demo model, and `cache` on the plain model that it is made of too, in their own processes, into fresh folders.
 """
 
 from __future__ import annotations
@@ -22,7 +22,17 @@ PEAK = "import resource,sys,subprocess;p=subprocess.run(sys.argv[1:]);" + (
 def command(stage: str, folder: Path, *more: str) -> list[str]:
     """A stage on the CPU, with a store in the folder."""
     run = [sys.executable, "-m", "refusal_lightning", stage, "--config", "configs/demo.yaml"]
-    return [*run, "--store.root", str(folder / "store"), "--trainer.accelerator", "cpu", *more]
+    roots = ["--store.root", str(folder / "store")]
+    if stage in ("select", "evaluate"):
+        roots += ["--runs.root", str(folder / "runs")]
+    return [*run, *roots, "--trainer.accelerator", "cpu", *more]
+
+
+def peak(stage: str, folder: Path, *more: str) -> int:
+    """The most memory that a stage's process takes, in bytes."""
+    run = command(stage, folder, *more, "--trainer.progress_bar", "false")
+    done = subprocess.run([sys.executable, "-c", PEAK, *run], check=True, capture_output=True, text=True)
+    return int(done.stdout.split()[-1])
 
 
 def main() -> None:
@@ -31,33 +41,35 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["demo", "smollm2-135m-instruct"])
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--compressions", nargs="+", default=["none", "lz4"])
+    parser.add_argument("--wholly", nargs="*", default=["demo"], help="models that go on to select and evaluate")
     args = parser.parse_args()
-    print(f"{'':42}{'planned':>14}{'measured':>14}{'planned / measured':>20}")
+    print(f"{'':50}{'planned':>14}{'measured':>14}{'planned / measured':>20}")
     for model in args.models:
         for dtype in args.dtypes:
             for compression in args.compressions:
                 more = ["--model.name", model, "--model.dtype", dtype, "--store.compression", compression]
+                whole = model in args.wholly and compression == args.compressions[-1]
                 with tempfile.TemporaryDirectory() as name:
-                    compare(Path(name), f"{model}, {dtype}, {compression}", more, compression)
+                    compare(Path(name), f"{model}, {dtype}, {compression}", more, compression, whole)
 
 
-def compare(folder: Path, title: str, more: list[str], compression: str) -> None:
+def compare(folder: Path, title: str, more: list[str], compression: str, whole: bool) -> None:
     """One model and store."""
+
+    def row(what: str, planned: float, measured: int) -> None:
+        print(f"{f'{title}: {what}':50}{planned:>14,.0f}{measured:>14,}{planned / measured:>20.3f}", flush=True)
+
     planned_command = command("plan", folder, *more, "--plan.out", str(folder / "plan.json"))
     subprocess.run(planned_command, check=True, capture_output=True)
     plan = json.loads((folder / "plan.json").read_text())
-    run = command("cache", folder, *more, "--trainer.progress_bar", "false")
-    done = subprocess.run([sys.executable, "-c", PEAK, *run], check=True, capture_output=True, text=True)
+    memory = {stage: figures["memory_per_device"] for stage, figures in plan["stages"].items()}
+    row("memory of cache", memory["cache"], peak("cache", folder, *more))
     (store,) = (folder / "store").glob("*.zarr")
     sizes = [path.stat().st_size for path in store.rglob("*") if path.is_file()]
-    key = "bytes" if compression == "none" else "likely_bytes"
-    rows = [
-        ("bytes", plan["store"][key], sum(sizes)),
-        ("files", plan["store"]["files"], len(sizes)),
-        ("memory", round(plan["stages"]["cache"]["memory_per_device"]), int(done.stdout.split()[-1])),
-    ]
-    for what, planned, measured in rows:
-        print(f"{title + ': ' + what:42}{planned:>14,}{measured:>14,}{planned / measured:>20.3f}", flush=True)
+    row("bytes", plan["store"]["bytes" if compression == "none" else "likely_bytes"], sum(sizes))
+    row("files", plan["store"]["files"], len(sizes))
+    for stage in ("select", "evaluate") if whole else ():
+        row(f"memory of {stage}", memory[stage], peak(stage, folder, *more))
 
 
 if __name__ == "__main__":

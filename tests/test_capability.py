@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ from refusal_lightning.models import ChatModel, load_chat_model
 from refusal_lightning.stages.capability import _metrics, run_tasks
 from runs import write_config, write_data
 
-lm_eval = pytest.importorskip("lm_eval", reason="needs the extra `capability`")
+lm_eval = pytest.importorskip("lm_eval.tasks", reason="needs the extra `capability`")
+from lm_eval.tasks import TaskManager  # noqa: E402
 
 QUESTIONS = [("Which of these walks?", ["a garden", "a letter", "people"], 2), ("A list of?", ["help", "week"], 0)]
 
@@ -103,6 +105,8 @@ def test_the_stage(tiny_llama_folder, tasks, tmp_path, capsys, monkeypatch):
     settings = {"tasks": ["own_task"], "include_path": str(tasks), "limit": 4}
     sizes = {"root": str(data), "n_train": 5, "n_val": 2}
     config = write_config(tmp_path, tiny_llama_folder, data, data=sizes, capability=settings)
+    # The harness's own thousands of tasks take it ten seconds to list, each time; test_mistakes does.
+    monkeypatch.setattr(lm_eval, "TaskManager", partial(TaskManager, include_defaults=False))
     assert main(["capability", "--config", config]) == 2
     assert "holds no selected direction; run `select` first" in capsys.readouterr().err
     for stage in ("cache", "select", "capability"):
@@ -113,10 +117,10 @@ def test_the_stage(tiny_llama_folder, tasks, tmp_path, capsys, monkeypatch):
     made = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
     assert made.keys() == {"baseline", "ablation", "actadd"}
     assert made["baseline"]["samples"] == {"own_task": 4} and 0 <= made["baseline"]["tasks"]["own_task"]["acc"] <= 1
-    monkeypatch.setattr(ChatModel, "bridge", lambda *_: pytest.fail("the model was loaded"))
-    assert main(["capability", "--config", config]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(ChatModel, "bridge", lambda *_: pytest.fail("the model was loaded"))
+        assert main(["capability", "--config", config]) == 0
     assert "nothing to compute" in capsys.readouterr().out
-    monkeypatch.undo()
     assert main(["capability", "--config", config, "--capability.limit", "2"]) == 0  # other scores, other files
     assert json.loads((folder / "ablation.json").read_text())["samples"] == {"own_task": 2}
     questions = tasks / "own.jsonl"

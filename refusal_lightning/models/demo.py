@@ -193,6 +193,8 @@ def _load_gguf(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=GGUF_NAME)
+    if "local_files_only" in tokenizer.init_kwargs:  # saved with it; without a network it would be another file
+        tokenizer.init_kwargs["local_files_only"] = False
     network: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF_NAME, dtype=torch.float32)
     del network.config.quantization_config  # the weights are plain float32 now, and have to be saved as such
     network.hf_quantizer = None
