@@ -22,10 +22,11 @@ PEAK = "import resource,sys,subprocess;p=subprocess.run(sys.argv[1:]);" + (
 def command(stage: str, folder: Path, *more: str) -> list[str]:
     """A stage on the CPU, with a store in the folder."""
     run = [sys.executable, "-m", "refusal_lightning", stage, "--config", "configs/demo.yaml"]
-    roots = ["--store.root", str(folder / "store")]
+    if stage != "evaluate":
+        run += ["--store.root", str(folder / "store")]
     if stage in ("select", "evaluate"):
-        roots += ["--runs.root", str(folder / "runs")]
-    return [*run, *roots, "--trainer.accelerator", "cpu", *more]
+        run += ["--runs.root", str(folder / "runs")]
+    return [*run, "--trainer.accelerator", "cpu", *more]
 
 
 def peak(stage: str, folder: Path, *more: str) -> int:
@@ -47,18 +48,19 @@ def main() -> None:
     for model in args.models:
         for dtype in args.dtypes:
             for compression in args.compressions:
-                more = ["--model.name", model, "--model.dtype", dtype, "--store.compression", compression]
+                chosen = ["--model.name", model, "--model.dtype", dtype]
                 whole = model in args.wholly and compression == args.compressions[-1]
                 with tempfile.TemporaryDirectory() as name:
-                    compare(Path(name), f"{model}, {dtype}, {compression}", more, compression, whole)
+                    compare(Path(name), f"{model}, {dtype}, {compression}", chosen, compression, whole)
 
 
-def compare(folder: Path, title: str, more: list[str], compression: str, whole: bool) -> None:
+def compare(folder: Path, title: str, model: list[str], compression: str, whole: bool) -> None:
     """One model and store."""
 
     def row(what: str, planned: float, measured: int) -> None:
         print(f"{f'{title}: {what}':50}{planned:>14,.0f}{measured:>14,}{planned / measured:>20.3f}", flush=True)
 
+    more = [*model, "--store.compression", compression]
     planned_command = command("plan", folder, *more, "--plan.out", str(folder / "plan.json"))
     subprocess.run(planned_command, check=True, capture_output=True)
     plan = json.loads((folder / "plan.json").read_text())
@@ -69,7 +71,7 @@ def compare(folder: Path, title: str, more: list[str], compression: str, whole: 
     row("bytes", plan["store"]["bytes" if compression == "none" else "likely_bytes"], sum(sizes))
     row("files", plan["store"]["files"], len(sizes))
     for stage in ("select", "evaluate") if whole else ():
-        row(f"memory of {stage}", memory[stage], peak(stage, folder, *more))
+        row(f"memory of {stage}", memory[stage], peak(stage, folder, *model))
 
 
 if __name__ == "__main__":

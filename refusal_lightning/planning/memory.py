@@ -7,9 +7,9 @@ from typing import Any
 from refusal_lightning.modules.batch_size import row_bytes
 from refusal_lightning.planning.model_size import ModelSize
 
-LIBRARIES = 0.62e9
-"""What Python takes of a host's memory with everything imported and a model opened, before its first weight (measured
-on Linux with torch's CPU build)."""
+LIBRARIES = 0.70e9
+"""What a process takes of memory beside weights and passes: all that is imported, the modules, Lightning's
+loop (measured on Linux with torch's CPU build)."""
 SHARDS = 4
 """Shards that a process that caches holds at most: one is gathered, one waits, one is written, and its bytes."""
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -28,8 +28,8 @@ def pass_bytes(config: Any, rows: int, tokens: int, dtype: str) -> int:
 
 
 def loss_bytes(config: Any, rows: int, tokens: int, dtype: str) -> int:
-    """What a pass over texts whose every token counts holds beside ``pass_bytes``: their logits, twice as they are made
-    and twice in float64."""
+    """What a pass that makes the logits of ``tokens`` positions per row holds beside ``pass_bytes``: them twice as they
+    are made and twice in float64."""
     return rows * tokens * config.get_text_config().vocab_size * 2 * (8 + ITEM_BYTES[dtype])
 
 

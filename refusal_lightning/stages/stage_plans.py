@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from refusal_lightning.config import CacheConfig, DataConfig, EvaluateConfig, PlanConfig, SelectConfig
 from refusal_lightning.data.tables import is_table
@@ -115,23 +115,23 @@ def evaluate_plan(
     n_interventions, new = len(evaluate.interventions), evaluate.max_new_tokens
     own = [len(ids) for item in sets if item.kind == "harmless" for ids in item.prompts.token_ids]
     answers = _answers(subject, [len(ids) for item in sets for ids in item.prompts.token_ids], evaluate, device, spread)
-    losses: list[Batches] = []
+    passes: list[_LossPass] = []
     if OWN_COMPLETIONS in evaluate.losses:
-        losses.append(_batches([n + new for n in own], evaluate.loss_batch_size))
+        passes += _loss_passes([(n + new, n) for n in own], evaluate.loss_batch_size)
     here = [name for name in evaluate.losses if is_table(text_source(name, data).source)]
     for texts in read_loss_sets(chat, data, replace(evaluate, losses=here)).values():
-        losses.append(_batches([len(text.ids) for text in texts], evaluate.loss_batch_size))
+        passes += _loss_passes([(len(text.ids), text.first) for text in texts], evaluate.loss_batch_size)
     # What is elsewhere is taken to have as many texts, and as long ones, as the configuration lets in.
     elsewhere = [name for name in evaluate.losses if name != OWN_COMPLETIONS and name not in here]
-    losses += [[(evaluate.loss_batch_size, evaluate.loss_max_tokens)] * evaluate.loss_n_batches for _ in elsewhere]
-    passes = [batch for batches in losses for batch in batches]
+    longest = _LossPass(evaluate.loss_batch_size, evaluate.loss_max_tokens, evaluate.loss_max_tokens)
+    passes += [longest] * evaluate.loss_n_batches * len(elsewhere)
     loss = _loss_work(subject, passes)
     wider = loss > answers.kept + answers.work
     return replace(
         answers,
-        tokens=answers.tokens + n_interventions * _tokens(passes),
+        tokens=answers.tokens + n_interventions * sum(rows * tokens for rows, tokens, _ in passes),
         flops=answers.flops
-        + n_interventions * sum(subject.arithmetic.prompts([batch], logits=batch[1]) for batch in passes),
+        + n_interventions * sum(subject.arithmetic.prompts([(rows, n)], logits=kept) for rows, n, kept in passes),
         kept=0.0 if wider else answers.kept,
         work=loss if wider else answers.work,
     )
@@ -170,14 +170,31 @@ def _answers(subject: Subject, lengths: list[int], evaluate: EvaluateConfig, dev
     )
 
 
-def _loss_work(subject: Subject, batches: Batches) -> float:
+class _LossPass(NamedTuple):
+    rows: int
+    tokens: int
+    logits: int
+    """Positions of each row whose logits are made: from the first one that predicts a scored token."""
+
+
+def _loss_passes(texts: list[tuple[int, int]], batch_size: int) -> list[_LossPass]:
+    """Texts as their length and the first token that counts."""
+    return [
+        _LossPass(
+            len(index), max(texts[i][0] for i in index), max(n - first for n, first in (texts[i] for i in index)) + 1
+        )
+        for index in length_batches([n for n, _ in texts], batch_size)
+    ]
+
+
+def _loss_work(subject: Subject, passes: list[_LossPass]) -> float:
     from refusal_lightning.planning.memory import loss_bytes, pass_bytes
 
     return max(
         (
             pass_bytes(subject.config, rows, tokens, subject.dtype)
-            + loss_bytes(subject.config, rows, tokens, subject.dtype)
-            for rows, tokens in set(batches)
+            + loss_bytes(subject.config, rows, logits, subject.dtype)
+            for rows, tokens, logits in set(passes)
         ),
         default=0.0,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -57,26 +58,39 @@ def decoded(objects: Mapping[str, bytes], name: str) -> np.ndarray:
 
 
 def read_array(objects: Objects, name: str) -> np.ndarray:
-    """One coordinate array, of one axis. Raises StoreError if it is damaged or missing.
-
-    Chunks are asked for by name: a listing may pass over a file that is being replaced.
-    """
+    """One coordinate array. Raises StoreError if it is damaged or missing."""
     try:
-        metadata = objects.read(f"{name}/zarr.json") or b""
-        described = json.loads(metadata)
-        (length,), (chunk,) = described["shape"], described["chunk_grid"]["configuration"]["chunk_shape"]
-        found = {f"{name}/zarr.json": metadata}
-        for number in range(-(-length // chunk)):
-            key = f"{name}/c.{number}"
-            if data := objects.read(key):
-                found[key] = data
-        return decoded(found, name)
+        return read_whole(objects, "", name)
     except StoreError:
         raise
     except Exception as error:
         raise StoreError(
             f"store {objects.url}: coordinate array {name} is damaged or missing ({type(error).__name__}: {error})"
         ) from error
+
+
+def read_whole(objects: Objects, folder: str, name: str) -> np.ndarray:
+    """The array ``name`` under ``folder`` ("" or one that ends in a slash), none of its chunks missing.
+
+    Chunks are asked for by name, since a listing may pass over a file that is being replaced; and each must be there,
+    since zarr reads a missing one as fill values. Raises FileNotFoundError, and whatever zarr raises on damage.
+    """
+
+    def there(key: str) -> bytes:
+        if not (data := objects.read(f"{folder}{key}")):
+            raise FileNotFoundError(f"{folder}{key} is missing or empty")
+        return data
+
+    metadata = there(f"{name}/zarr.json")
+    described = json.loads(metadata)
+    counts = [
+        range(-(-length // chunk))
+        for length, chunk in zip(
+            described["shape"], described["chunk_grid"]["configuration"]["chunk_shape"], strict=True
+        )
+    ]
+    chunks = [".".join(["c", *map(str, place)]) for place in itertools.product(*counts)]
+    return decoded({f"{name}/zarr.json": metadata, **{f"{name}/{c}": there(f"{name}/{c}") for c in chunks}}, name)
 
 
 def prompt_columns(records: Sequence[PromptRecord | None]) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.store.coordinates import decoded, encoded
+from refusal_lightning.store.coordinates import encoded, read_whole
 from refusal_lightning.store.errors import StoreError
 from refusal_lightning.store.objects import Objects
 
@@ -48,7 +48,8 @@ def load(objects: Objects, key: str) -> tuple[dict[str, np.ndarray], dict[str, A
         if marker is None:
             return None
         try:
-            return {name: _array(objects, key, marker["version"], name) for name in marker["arrays"]}, marker["attrs"]
+            folder = f"{FOLDER}/{key}/{marker['version']}/"
+            return {name: read_whole(objects, folder, name) for name in marker["arrays"]}, marker["attrs"]
         except Exception as error:
             if _version(objects, key) == marker["version"]:
                 raise StoreError(
@@ -61,12 +62,6 @@ def load(objects: Objects, key: str) -> tuple[dict[str, np.ndarray], dict[str, A
 def listed(objects: Objects) -> list[str]:
     """Names of all results."""
     return [name for name in sorted(objects.folders(FOLDER)) if _version(objects, name)]
-
-
-def _array(objects: Objects, key: str, version: str, name: str) -> np.ndarray:
-    folder = f"{FOLDER}/{key}/{version}/{name}"
-    found = {f"{name}/{file}": objects.read(f"{folder}/{file}") for file in objects.sizes(folder)}
-    return decoded({file: data for file, data in found.items() if data is not None}, name)
 
 
 def _marker(objects: Objects, key: str) -> dict[str, Any] | None:

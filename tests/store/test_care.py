@@ -36,6 +36,17 @@ def _flip(path: Path, place: int) -> None:
     path.write_bytes(data)
 
 
+def _harm(path: Path, damage: str) -> None:
+    """Flip a byte, lose the file (zarr would read fill values), or lose its content."""
+    match damage:
+        case "flipped":
+            _flip(path, min(30, path.stat().st_size // 2))
+        case "missing":
+            path.unlink()
+        case "empty":
+            path.write_bytes(b"")
+
+
 @pytest.mark.parametrize("options", [{}, {"compression": "lz4"}, {"layout": RAGGED}])
 def test_a_good_store_has_no_problems(options, tmp_path):
     filled(tmp_path / "s", range(30), **options)
@@ -132,9 +143,10 @@ def test_a_lost_manifest(content, store):
 
 @pytest.mark.parametrize("name", ["prompt", "label", "n_tokens", "position", "token"])
 @pytest.mark.parametrize("file", ["c.0", "zarr.json"])
-def test_damaged_coordinates(name, file, store):
+@pytest.mark.parametrize("damage", ["flipped", "missing", "empty"])
+def test_damaged_coordinates(name, file, damage, store):
     path = Path(store.url, name, file)
-    _flip(path, min(30, path.stat().st_size // 2))
+    _harm(path, damage)
     assert [problem.key for problem in verify(store.url) if problem.shard is None]
     if name in ("prompt", "label", "n_tokens"):
         with pytest.raises(StoreError, match=name):
@@ -155,9 +167,10 @@ def test_wrong_metadata_of_an_array(store):
     assert verify(store.url) == []
 
 
-def test_a_damaged_result(store):
+@pytest.mark.parametrize("damage", ["flipped", "missing", "empty"])
+def test_a_damaged_result(damage, store):
     (path,) = Path(store.url, "results", "scores").glob("*/kl/c.*")
-    _flip(path, 3)
+    _harm(path, damage)
     with pytest.raises(StoreError, match="result scores is damaged"):
         store.load_result("scores")
     (problem,) = verify(store.url)

@@ -9,6 +9,7 @@ import pytest
 from stores import filled, make
 
 from refusal_lightning.errors import UserError
+from refusal_lightning.store.objects import LocalObjects
 
 
 def test_bit_for_bit(tmp_path):
@@ -63,6 +64,26 @@ def test_a_reader_never_sees_half(tmp_path):
     finally:
         stop.set()
         writer.join()
+
+
+@pytest.mark.parametrize("file", ["x/zarr.json", "x/c.0", "y/zarr.json", "y/c.0"])
+def test_replaced_while_it_is_read(file, tmp_path, monkeypatch):
+    """The old version is deleted under the reader, right before one of its files: it reads the new one, whole."""
+    store = make(tmp_path / "s")
+    store.save_result("a", {"x": np.ones(4), "y": np.ones(4)}, {"n": 1})
+    read = LocalObjects.read
+    replaced: list[str] = []
+
+    def late(objects: LocalObjects, key: str) -> bytes | None:
+        if key.endswith(file) and not replaced:
+            replaced.append(key)
+            store.save_result("a", {"x": np.full(4, 2.0), "y": np.full(4, 2.0)}, {"n": 2})
+        return read(objects, key)
+
+    monkeypatch.setattr(LocalObjects, "read", late)
+    arrays, attrs = store.load_result("a") or ({}, {})
+    assert replaced
+    assert set(arrays["x"]) == set(arrays["y"]) == {attrs["n"]} == {2}
 
 
 def test_names(tmp_path):
