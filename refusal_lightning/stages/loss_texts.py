@@ -10,6 +10,7 @@ from refusal_lightning.data.texts import Text, load_texts
 from refusal_lightning.errors import UserError
 from refusal_lightning.models import ChatModel
 from refusal_lightning.models.fingerprint import cache_folder
+from refusal_lightning.models.tokens import length_batches
 from refusal_lightning.stages.prompts import plain_name
 
 OWN_COMPLETIONS = "alpaca_custom_completions"
@@ -46,6 +47,15 @@ def text_source(name: str, data: DataConfig) -> SetConfig:
     """Where texts of this name come from."""
     given = data.sets.get(name, name)
     return given if isinstance(given, SetConfig) else SetConfig(given)
+
+
+def loss_batches(spans: Sequence[tuple[int, int]], batch_size: int) -> list[list[int]]:
+    """Which texts run together, each given by its length and the first token whose prediction counts.
+
+    A text of which no token counts is in none.
+    """
+    order = [i for i, (length, first) in enumerate(spans) if first < length]
+    return [[order[i] for i in batch] for batch in length_batches([spans[i][0] for i in order], batch_size)]
 
 
 def own_completions(chat: ChatModel, answers: Sequence[tuple[str, str]]) -> list[ScoredText]:

@@ -12,9 +12,9 @@ import torch
 from refusal_lightning.config import TrainerConfig
 from refusal_lightning.interventions import Intervention
 from refusal_lightning.models import ChatModel
-from refusal_lightning.models.tokens import left_pad, length_batches
+from refusal_lightning.models.tokens import left_pad
 from refusal_lightning.stages.console import say
-from refusal_lightning.stages.loss_texts import ScoredText
+from refusal_lightning.stages.loss_texts import ScoredText, loss_batches
 from refusal_lightning.writers.journal import Journal
 
 
@@ -31,16 +31,15 @@ def text_losses(
     Also returns how many texts were run now (the rest was in the journal).
     """
     journal = Journal(journal_folder)
-    tokens = {i: text for i, text in enumerate(texts) if text.first < len(text.ids)}
     sums = _read(journal)
-    order = list(tokens)
-    batches = [[order[i] for i in batch] for batch in length_batches([len(tokens[i].ids) for i in order], batch_size)]
+    batches = loss_batches([(len(text.ids), text.first) for text in texts], batch_size)
     pending = [batch for batch in batches if any(i not in sums for i in batch)]
     if pending:
         say(f"evaluate: loss of {sum(map(len, pending))} texts under {intervention.name}")
-        _predict(chat, trainer, intervention, tokens, journal, pending)
+        _predict(chat, trainer, intervention, texts, journal, pending)
         sums = _read(journal)
-    return [sums[i] if i in tokens else (0.0, 0) for i in range(len(texts))], sum(len(batch) for batch in pending)
+    scored = {i for batch in batches for i in batch}
+    return [sums[i] if i in scored else (0.0, 0) for i in range(len(texts))], sum(len(batch) for batch in pending)
 
 
 def loss_entry(sums: Sequence[tuple[float, int]]) -> dict[str, float]:
@@ -58,7 +57,7 @@ def _predict(
     chat: ChatModel,
     trainer: TrainerConfig,
     intervention: Intervention,
-    tokens: dict[int, ScoredText],
+    texts: Sequence[ScoredText],
     journal: Journal,
     pending: list[list[int]],
 ) -> None:
@@ -68,9 +67,9 @@ def _predict(
     from refusal_lightning.writers.journal_writer import JournalWriter
 
     def expand(index: list[int]) -> Iterator[LossBatch]:
-        ids, mask = left_pad([tokens[i].ids for i in index])
+        ids, mask = left_pad([texts[i].ids for i in index])
         width = ids.shape[1]
-        counted = torch.tensor([len(tokens[i].ids) - tokens[i].first for i in index])
+        counted = torch.tensor([len(texts[i].ids) - texts[i].first for i in index])
         scored = torch.arange(width) >= width - counted[:, None]
         yield LossBatch(index, ids, mask, scored)
 

@@ -12,7 +12,7 @@ from refusal_lightning.models.tokens import length_batches
 from refusal_lightning.planning.arithmetic import Arithmetic
 from refusal_lightning.stages.cache import records_of
 from refusal_lightning.stages.evaluate import evaluation_sets
-from refusal_lightning.stages.loss_texts import OWN_COMPLETIONS, read_loss_sets, text_source
+from refusal_lightning.stages.loss_texts import OWN_COMPLETIONS, loss_batches, read_loss_sets, text_source
 from refusal_lightning.stages.prompts import drawn_sets, prompt_set, rows_of
 
 Batches = list[tuple[int, int]]
@@ -177,13 +177,11 @@ class _LossPass(NamedTuple):
     """Positions of each row whose logits are made: from the first one that predicts a scored token."""
 
 
-def _loss_passes(texts: list[tuple[int, int]], batch_size: int) -> list[_LossPass]:
-    """Texts as their length and the first token that counts."""
+def _loss_passes(spans: list[tuple[int, int]], batch_size: int) -> list[_LossPass]:
+    """Of texts by their length and the first token whose prediction counts."""
+    batches = [[spans[i] for i in index] for index in loss_batches(spans, batch_size)]
     return [
-        _LossPass(
-            len(index), max(texts[i][0] for i in index), max(n - first for n, first in (texts[i] for i in index)) + 1
-        )
-        for index in length_batches([n for n, _ in texts], batch_size)
+        _LossPass(len(batch), max(n for n, _ in batch), max(n - first for n, first in batch) + 1) for batch in batches
     ]
 
 

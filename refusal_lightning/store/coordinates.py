@@ -60,7 +60,7 @@ def decoded(objects: Mapping[str, bytes], name: str) -> np.ndarray:
 def read_array(objects: Objects, name: str) -> np.ndarray:
     """One coordinate array. Raises StoreError if it is damaged or missing."""
     try:
-        return read_whole(objects, "", name)
+        return read_whole(objects, name)
     except StoreError:
         raise
     except Exception as error:
@@ -69,28 +69,25 @@ def read_array(objects: Objects, name: str) -> np.ndarray:
         ) from error
 
 
-def read_whole(objects: Objects, folder: str, name: str) -> np.ndarray:
-    """The array ``name`` under ``folder`` ("" or one that ends in a slash), none of its chunks missing.
+def read_whole(objects: Objects, path: str) -> np.ndarray:
+    """The array at ``path``, none of its chunks missing.
 
     Chunks are asked for by name, since a listing may pass over a file that is being replaced; and each must be there,
     since zarr reads a missing one as fill values. Raises FileNotFoundError, and whatever zarr raises on damage.
     """
+    found: dict[str, bytes] = {}
 
-    def there(key: str) -> bytes:
-        if not (data := objects.read(f"{folder}{key}")):
-            raise FileNotFoundError(f"{folder}{key} is missing or empty")
+    def take(key: str) -> bytes:
+        if not (data := objects.read(key)):
+            raise FileNotFoundError(f"{key} is missing or empty")
+        found[key] = data
         return data
 
-    metadata = there(f"{name}/zarr.json")
-    described = json.loads(metadata)
-    counts = [
-        range(-(-length // chunk))
-        for length, chunk in zip(
-            described["shape"], described["chunk_grid"]["configuration"]["chunk_shape"], strict=True
-        )
-    ]
-    chunks = [".".join(["c", *map(str, place)]) for place in itertools.product(*counts)]
-    return decoded({f"{name}/zarr.json": metadata, **{f"{name}/{c}": there(f"{name}/{c}") for c in chunks}}, name)
+    described = json.loads(take(f"{path}/zarr.json"))
+    shape, chunk = described["shape"], described["chunk_grid"]["configuration"]["chunk_shape"]
+    for place in itertools.product(*(range(-(-n // size)) for n, size in zip(shape, chunk, strict=True))):
+        take(".".join([f"{path}/c", *map(str, place)]))
+    return decoded(found, path)
 
 
 def prompt_columns(records: Sequence[PromptRecord | None]) -> dict[str, np.ndarray]:

@@ -48,8 +48,8 @@ def load(objects: Objects, key: str) -> tuple[dict[str, np.ndarray], dict[str, A
         if marker is None:
             return None
         try:
-            folder = f"{FOLDER}/{key}/{marker['version']}/"
-            return {name: read_whole(objects, folder, name) for name in marker["arrays"]}, marker["attrs"]
+            folder = f"{FOLDER}/{key}/{marker['version']}"
+            return {name: read_whole(objects, f"{folder}/{name}") for name in marker["arrays"]}, marker["attrs"]
         except Exception as error:
             if _version(objects, key) == marker["version"]:
                 raise StoreError(

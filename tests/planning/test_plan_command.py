@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from tiny_models import tiny_model
 
 from refusal_lightning.cli import main
 from refusal_lightning.models import ChatModel
-from refusal_lightning.modules import batch_size, generation
+from refusal_lightning.modules import batch_size, generation, loss
 from refusal_lightning.modules.activations import ActivationBatch, ActivationModule, PromptBatch
 from refusal_lightning.modules.generation import Answers, GenerationBatch, GenerationModule
+from refusal_lightning.modules.loss import LossBatch, LossModule, LossSums
+from refusal_lightning.stages import stage_plans
 from runs import write_config, write_data
 
 
@@ -141,6 +144,41 @@ def test_long_texts_of_the_loss_are_what_takes_most(config, tmp_path):
     narrow, wide = narrow["stages"]["evaluate"], wide["stages"]["evaluate"]
     assert wide["work"] > 50 * narrow["work"]
     assert wide["memory_per_device"] > narrow["memory_per_device"]
+
+
+def test_passes_of_the_losses(config, tmp_path, monkeypatch):
+    """Rows, tokens, and tokens whose logits are made, of every pass; nothing passes for a text of one token."""
+    (tmp_path / "plain.json").write_text(json.dumps([{"text": "Once upon a time " * n} for n in (1, 2, 9)]))
+    (tmp_path / "short.json").write_text(json.dumps([{"text": "I"}]))
+    talk = [{"instruction": "Name a bird " * n, "response": "A thrush is one. " * n} for n in (1, 1, 4)]
+    (tmp_path / "talk.json").write_text(json.dumps(talk))
+    more = ["--evaluate.losses", json.dumps([str(tmp_path / f"{name}.json") for name in ("plain", "short", "talk")])]
+    planned_passes: list[tuple[int, ...]] = []
+    work = stage_plans._loss_work
+
+    def noted(subject: Any, passes: Any) -> float:
+        planned_passes.extend(map(tuple, passes))
+        return work(subject, passes)
+
+    monkeypatch.setattr(stage_plans, "_loss_work", noted)
+    planned(config, tmp_path, *more)
+    ran: list[tuple[int, ...]] = []
+    step, losses = LossModule.predict_step, loss.token_losses
+
+    def seen(self: LossModule, batch: LossBatch, batch_idx: int = 0) -> LossSums:
+        ran.append(tuple(batch.ids.shape))
+        return step(self, batch, batch_idx)
+
+    def made(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        ran[-1] += (logits.shape[1],)
+        return losses(logits, ids)
+
+    monkeypatch.setattr(LossModule, "predict_step", seen)
+    monkeypatch.setattr(loss, "token_losses", made)
+    for stage, options in (("cache", []), ("select", []), ("evaluate", more)):
+        assert main([stage, "--config", config, *options]) == 0
+    assert sorted(ran) == sorted(3 * planned_passes)  # three interventions
+    assert any(logits < tokens for _, tokens, logits in ran)
 
 
 @pytest.mark.parametrize("losses", ["[alpaca_custom_completions]", "[]"])
