@@ -147,12 +147,11 @@ def test_long_texts_of_the_loss_are_what_takes_most(config, tmp_path):
 
 
 def test_passes_of_the_losses(config, tmp_path, monkeypatch):
-    """Rows, tokens, and tokens whose logits are made, of every pass; nothing passes for a text of one token."""
+    """Rows, tokens, and tokens whose logits are made, of every pass; none for an answer beyond the context."""
     (tmp_path / "plain.json").write_text(json.dumps([{"text": "Once upon a time " * n} for n in (1, 2, 9)]))
-    (tmp_path / "short.json").write_text(json.dumps([{"text": "I"}]))
-    talk = [{"instruction": "Name a bird " * n, "response": "A thrush is one. " * n} for n in (1, 1, 4)]
+    talk = [{"instruction": "Name a bird " * n, "response": "A thrush is one. " * n} for n in (1, 1, 4, 2000)]
     (tmp_path / "talk.json").write_text(json.dumps(talk))
-    more = ["--evaluate.losses", json.dumps([str(tmp_path / f"{name}.json") for name in ("plain", "short", "talk")])]
+    more = ["--evaluate.losses", json.dumps([str(tmp_path / f"{name}.json") for name in ("plain", "talk")])]
     planned_passes: list[tuple[int, ...]] = []
     work = stage_plans._loss_work
 
