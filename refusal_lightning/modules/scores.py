@@ -134,18 +134,8 @@ class ScoreModule(ModelModule):
         number: int,
         bucket: Bucket,
     ) -> Float[np.ndarray, "candidate prompt"]:
-        """One pass: rows are candidates x prompts of a bucket, the candidate outermost."""
         n_prompts = len(bucket.prompts)
-        rows = torch.tensor(candidates, device=self.input_device).repeat_interleave(n_prompts)
-        ids, mask = bucket.ids.repeat(len(candidates), 1), bucket.mask.repeat(len(candidates), 1)
-        if task.kind == "induce":
-            layer = task.places[0][1]
-            start = self._resid_pre[number][layer].repeat(len(candidates), 1, 1)
-            with skip_blocks(self.bridge, layer, start), intervene(self.bridge, row_addition(directions[rows], layer)):
-                logits = last_logits(self._hf, ids, mask, past, rows)
-        else:
-            with intervene(self.bridge, row_ablation(directions[rows])):
-                logits = last_logits(self._hf, ids, mask, past, rows)
+        logits = self.pass_logits(task, directions, past, candidates, number, bucket)
         if task.kind == "kl":
             assert self._baseline_logits is not None
             baseline = self._baseline_logits[bucket.prompts].to(logits.device).repeat(len(candidates), 1)
@@ -153,6 +143,26 @@ class ScoreModule(ModelModule):
         else:
             values = refusal_scores(logits, self.model.refusal_ids)
         return values.reshape(len(candidates), n_prompts).cpu().numpy()
+
+    def pass_logits(
+        self,
+        task: ScoreTask,
+        directions: Tensor,
+        past: list[tuple[Tensor, Tensor]],
+        candidates: list[int],
+        number: int,
+        bucket: Bucket,
+    ) -> Float[Tensor, "row vocab"]:
+        """One pass over a bucket: logits of candidates x prompts, the candidate outermost."""
+        rows = torch.tensor(candidates, device=self.input_device).repeat_interleave(len(bucket.prompts))
+        ids, mask = bucket.ids.repeat(len(candidates), 1), bucket.mask.repeat(len(candidates), 1)
+        if task.kind != "induce":
+            with intervene(self.bridge, row_ablation(directions[rows])):
+                return last_logits(self._hf, ids, mask, past, rows)
+        layer = task.places[0][1]
+        start = self._resid_pre[number][layer].repeat(len(candidates), 1, 1)
+        with skip_blocks(self.bridge, layer, start), intervene(self.bridge, row_addition(directions[rows], layer)):
+            return last_logits(self._hf, ids, mask, past, rows)
 
     @property
     def _hf(self) -> Any:
