@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from refusal_lightning.config import DataConfig
 from refusal_lightning.directions.bootstrap import bootstrap_weights
 from refusal_lightning.models import load_chat_model
 from refusal_lightning.models.chat_model import ChatModel
+from refusal_lightning.stages.analyses.stability import _stability_headline
 from refusal_lightning.stages.prompts import drawn_sets
 from refusal_lightning.store import ActivationStore
 from runs import write_config, write_data
@@ -196,6 +198,29 @@ def test_stability_is_estimating_again(finished, acts):
     assert one["mean"] == pytest.approx(np.mean(pairs), abs=4 * np.std(pairs) / np.sqrt(40))
 
 
+@pytest.mark.parametrize(
+    ("means", "says"),
+    [
+        ((0.5, 0.8, 1.0), "no number below all 20 reaches a mean cosine of 0.95"),
+        ((0.5, 0.96, 1.0), "16 prompts of each kind (of 20 at most) reach a mean cosine of 0.95"),
+    ],
+)
+def test_the_strict_figure_of_stability_comes_first(means, says):
+    """All prompts agree with themselves by construction, which says nothing."""
+
+    def row(measure, size, mean):
+        about = {"position": -1, "layer": 2, "measure": measure, "n_harmful": size, "n_harmless": size}
+        return {**about, "mean": mean, "low": mean - 0.1, "high": mean + 0.1}
+
+    rows = [row("bootstrap", 20, 0.562), *(row("subset", n, m) for n, m in zip((8, 16, 20), means, strict=True))]
+    selected: Any = SimpleNamespace(selected=(-1, 2))
+    line = _stability_headline(selected, [*rows, row("split", 10, -0.353)])
+    assert line.startswith(
+        "two halves (10 prompts of each kind): cosine -0.353 [-0.453, -0.253]; bootstrap cosine 0.562"
+    )
+    assert says in line
+
+
 def test_projection_is_by_hand_for_every_dataset(finished):
     store = _store(finished)
     direction = torch.load(finished / "runs" / "tiny" / "direction.pt", weights_only=True).numpy()
@@ -227,7 +252,7 @@ def test_the_same_seed_gives_the_same_bytes(finished, unselected, tmp_path, caps
     said = capsys.readouterr().out
     for name in ANALYSES:
         assert str(finished / "runs" / "tiny" / "analysis" / f"{name}.csv") in said
-    assert "best AUROC" in said and "reach a mean cosine of 0.95" in said
+    assert "best AUROC" in said and "a mean cosine of 0.95" in said and "two halves (3 prompts of each kind)" in said
     other = ["--analyze.seed", "7", "--analyze.analyses", '["separability", "similarity"]']
     assert main([*unselected, *other]) == 0
     assert _files(tmp_path)["separability.csv"] != before["separability.csv"]

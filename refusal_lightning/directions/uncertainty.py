@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from refusal_lightning.directions.bootstrap import bootstrap_weights, percentile_interval
 from refusal_lightning.directions.bounds import refusal_score_bound
@@ -135,14 +135,15 @@ def uncertainty(
     n_resamples: int = 2000,
     n_top: int = 5,
     confidence: float = 0.95,
+    hopeless: Bool[np.ndarray, "position layer"] | None = None,
 ) -> Uncertainty:
     """Draw harmful and harmless prompts with replacement, filter and choose again each time (percentile
     bootstrap).
 
     Induce and KL scores share their prompts, so they share each draw. The directions are not drawn again (see
     ``stability``): this is the noise of validation alone. Only candidates with all their scores can win;
-    after a staged run ``undecided`` bounds how often one of the others might have. Raises NoCandidateError if
-    none passes on the prompts as they are.
+    after a staged run ``undecided`` bounds how often one of the others might have, but for the ``hopeless``: those with
+    a score that was computed and is NaN. Raises NoCandidateError if none passes on the prompts as they are.
     """
     means = scores.means()
     selection = select(means, thresholds, norms)
@@ -156,6 +157,8 @@ def uncertainty(
 
     best_bypass, best_induce, best_kl = _resampled(scores.optimistic(), draws)
     incomplete = eligible & np.isnan(bypass[0] + induce[0] + kl[0])
+    if hopeless is not None:
+        incomplete &= ~hopeless.ravel()
     rivals = incomplete & _passes(best_induce, best_kl, thresholds) & (best_bypass <= lowest.min(axis=1)[:, None])
 
     best = selection.survivors[:n_top]

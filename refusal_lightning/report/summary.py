@@ -93,19 +93,19 @@ def read_summary(folder: Path) -> Summary:
 
 
 def _differences(folder: Path, dataset: str) -> list[Difference]:
-    """The comparisons of a set's interventions with its baseline, if it has one."""
-    return [
-        Difference(
-            dataset,
-            row["second"],
-            row["judge"],
-            None if row["difference"] is None else -row["difference"],
-            (-row["difference_interval"][1], -row["difference_interval"][0]),
-            row["p_value"],
-        )
-        for row in _read(folder / "completions" / f"{dataset}_comparisons.json")["comparisons"]
-        if row["first"] == "baseline"
-    ]
+    """The comparisons of a set's interventions with its baseline, if it has one, whichever of the two comes first."""
+    found = []
+    for row in _read(folder / "completions" / f"{dataset}_comparisons.json")["comparisons"]:
+        if "baseline" not in (row["first"], row["second"]):
+            continue
+        # The file has compliance, second minus first; a share that refuses changes by as much the other way.
+        change, (low, high) = row["difference"], row["difference_interval"]
+        if row["first"] == "baseline":
+            name, change, low, high = row["second"], None if change is None else -change, -high, -low
+        else:
+            name = row["first"]
+        found.append(Difference(dataset, name, row["judge"], change, (low, high), row["p_value"]))
+    return found
 
 
 def _read(path: Path) -> dict[str, Any]:

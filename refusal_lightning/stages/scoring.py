@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from refusal_lightning.config import TrainerConfig
 from refusal_lightning.directions.bounds import PartialMean, kl_lower_bounds, refusal_score_bound
@@ -109,6 +109,10 @@ class ScoreTable:
     def prompt_scores(self) -> PromptScores:
         """The same for every prompt."""
         return PromptScores(bypass=self.values["bypass"], induce=self.values["induce"], kl=self.values["kl"])
+
+    def computed_nan(self) -> Bool[np.ndarray, "position layer"]:
+        """Which candidates have a score that was computed and is NaN: whatever else is computed, they are out."""
+        return np.any([(self.seen[kind] & np.isnan(self.values[kind])).any(axis=-1) for kind in STAGES], axis=0)
 
     def interval(self, kind: ScoreKind, place: Place) -> tuple[float, float]:
         """What a candidate's mean lies between, by the prompts that were computed."""

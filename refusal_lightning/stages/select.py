@@ -192,7 +192,9 @@ def _select_one(
         say(selection.report.text())
         raise selection
     cosmic = cosmic_opinion(store, harmful, harmless, directions, selection)
-    certainty = uncertainty(table.prompt_scores(), thresholds, norms, np.random.default_rng(data.seed))
+    certainty = uncertainty(
+        table.prompt_scores(), thresholds, norms, np.random.default_rng(data.seed), hopeless=table.computed_nan()
+    )
     write_json(run.filtered, [candidate._asdict() for candidate in selection.survivors])
     write_text(run.filter_report, selection.report.text() + "\n")
     write_json(run.uncertainty, certainty.to_json())

@@ -106,6 +106,17 @@ def test_induce_and_kl_share_each_draw() -> None:
     assert found.wins[0, 0] == 0 and found.wins[0, 1] == 1
 
 
+def test_a_score_that_was_computed_and_is_nan_decides() -> None:
+    full = PromptScores(np.zeros((1, 3, 8)), np.ones((1, 3, 8)), np.zeros((1, 3, 8)))
+    full.bypass[0, :, :] = np.array([[-4.0], [-5.0], [-6.0]])
+    full.bypass[0, 2, 3] = np.nan
+    given = (full, Thresholds(prune_layers=None), np.ones((1, 3)))
+    assert uncertainty(*given, np.random.default_rng(0), 100).undecided == 1  # for all one knows, it is missing
+    nan = np.array([[False, False, True]])
+    found = uncertainty(*given, np.random.default_rng(0), 100, hopeless=nan)
+    assert found.undecided == 0 and found.wins.tolist() == [[0, 1, 0]]
+
+
 def test_staged_tables_say_how_much_is_undecided() -> None:
     full = PromptScores(np.zeros((1, 3, 8)), np.ones((1, 3, 8)), np.zeros((1, 3, 8)))
     full.bypass[0, :, :] = np.array([[-4.0], [-5.0], [-6.0]])

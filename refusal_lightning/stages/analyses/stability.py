@@ -68,14 +68,29 @@ def _stability_headline(m: Material, rows: list[dict[str, Any]]) -> str:
         places = [f"{r['mean']:.3f} (position {r['position']}, layer {r['layer']})" for r in (least, most)]
         return f"nothing is selected, so of every candidate: bootstrap cosine {places[0]} to {places[1]}"
     (whole,) = bootstrap
-    subsets = [r for r in rows if r["measure"] == "subset"]
-    # Even the largest may not do: it leaves out prompts where there are more of one kind.
-    enough = [r["n_harmful"] for r in subsets if r["mean"] >= ENOUGH]
-    count = f"{min(enough)} prompts" if enough else "no number of prompts"
-    return (
-        f"bootstrap cosine {whole['mean']:.3f} [{whole['low']:.3f}, {whole['high']:.3f}]; {count} of each kind (of "
-        f"{subsets[-1]['n_harmful']} at most) reach a mean cosine of {ENOUGH} with the direction of all"
-    )
+    subsets, splits = ([r for r in rows if r["measure"] == measure] for measure in ("subset", "split"))
+    parts = [f"bootstrap cosine {_interval_text(whole)}", _enough(subsets, whole)]
+    if splits:  # the strict figure first: only its two directions share no prompt
+        parts.insert(
+            0, f"two halves ({splits[-1]['n_harmful']} prompts of each kind): cosine {_interval_text(splits[-1])}"
+        )
+    return "; ".join(parts)
+
+
+def _interval_text(row: dict[str, Any]) -> str:
+    return f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+
+
+def _enough(subsets: list[dict[str, Any]], whole: dict[str, Any]) -> str:
+    """How many prompts make the direction of all; all of them do by construction, so that they say nothing."""
+    everything = whole["n_harmful"] == whole["n_harmless"] == subsets[-1]["n_harmful"]
+    fewer = subsets[:-1] if everything else subsets
+    reached = [r["n_harmful"] for r in fewer if r["mean"] >= ENOUGH]
+    below = f" below all {subsets[-1]['n_harmful']}" if everything else f" of prompts up to {subsets[-1]['n_harmful']}"
+    with_all = f"a mean cosine of {ENOUGH} with the direction of all"
+    if not reached:
+        return f"no number{below} reaches {with_all}"
+    return f"{min(reached)} prompts of each kind (of {subsets[-1]['n_harmful']} at most) reach {with_all}"
 
 
 def _stability_plot(m: Material, rows: list[dict[str, Any]]) -> bytes:
