@@ -53,7 +53,7 @@ def store_export(
     url: str,
     *,
     out: str,
-    format: Literal["safetensors", "npz"] = "safetensors",
+    format: Literal["safetensors", "npz"] | None = None,
     arrays: list[str] | None = None,
     layers: list[int] | None = None,
     label: str | None = None,
@@ -65,8 +65,8 @@ def store_export(
 
     Args:
         url: The store's folder or URL.
-        out: The file to write.
-        format: safetensors or npz.
+        out: The file to write; its suffix, .safetensors or .npz, says what is written.
+        format: The same again, safetensors or npz; refused if the suffix says otherwise.
         arrays: Names of the arrays (all when left out).
         layers: Layers of the hook points (all when left out).
         label: Only prompts with this label, such as harmful.

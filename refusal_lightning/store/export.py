@@ -16,13 +16,16 @@ from refusal_lightning.store.activation_store import ActivationStore
 from refusal_lightning.store.disk_errors import explained
 from refusal_lightning.store.layout import LOGITS
 
+FORMATS = ("safetensors", "npz")
 _SAFETENSORS = {"float32": ("F32", "<f4"), "float16": ("F16", "<f2"), "bfloat16": ("BF16", "<u2")}
+_SMALL = {"<i8": "I64", "|u1": "U8"}
+"""safetensors' names of the small arrays' types, by numpy's."""
 
 
 def export(
     url: str | Path,
     out: str | Path,
-    format: Literal["safetensors", "npz"] = "safetensors",
+    format: Literal["safetensors", "npz"] | None = None,
     *,
     arrays: Sequence[str] | None = None,
     layers: Sequence[int] | None = None,
@@ -33,41 +36,65 @@ def export(
 ) -> int:
     """Write arrays of the complete prompts of a label, split and dataset (default: all) to one file; how many prompts.
 
-    Each array is named and shaped as in the store; `layer` and `position` and `n_tokens` are arrays too. Hashes,
-    labels, splits and datasets, in order, are string arrays of an npz, and JSON in the metadata of a safetensors
-    file, with the store's identity. Activations of bfloat16 are BF16 tensors in safetensors, float32 in npz. The
-    file is written part by part, and appears when it is whole. Raises UserError if nothing is selected.
+    The file is what its suffix says, .safetensors or .npz; ``format`` may say so too. Each array is named and shaped
+    as in the store; `layer`, `position` and `n_tokens` are arrays too. Of the prompts, in order: an npz has hashes,
+    labels, splits and datasets as arrays of strings. A safetensors file has `hash` as 32 bytes each, and `label`,
+    `split` and `dataset` as numbers whose meanings, in order, are a JSON list of that name in its metadata, which
+    therefore stays small; the store's identity stands there too. Activations of bfloat16 are BF16 tensors in
+    safetensors, float32 in npz. The file is written part by part, and appears when it is whole. Raises UserError if
+    the suffix is neither or nothing is selected.
     """
-    if format not in ("safetensors", "npz"):
-        raise UserError(f"export: the format is safetensors or npz, not {format!r}")
+    path = Path(out)
+    kind = _format_of(path, format)
     store = ActivationStore.open(url, storage_options)
     where = {k: v for k, v in {"label": label, "split": split, "dataset": dataset}.items() if v is not None}
     prompts = store.prompts
-    hashes = prompts.hashes(complete=True, **where)
-    if not hashes:
-        raise UserError(f"export: store {store.url} has no complete prompts with {where or 'any label'}")
-    kept = np.isin(prompts.hash, hashes)
+    kept = prompts.where(complete=True, **where)
     rows = prompts.row[kept]
-    text = {name: getattr(prompts, name)[kept].tolist() for name in ("hash", "label", "split", "dataset")}
+    if not len(rows):
+        raise UserError(f"export: store {store.url} has no complete prompts with {where or 'any label'}")
+    text = {name: getattr(prompts, name)[kept] for name in ("hash", "label", "split", "dataset")}
     names = list(arrays) if arrays is not None else list(store.layout.array_names)
     small = {"n_tokens": prompts.n_tokens[kept], "layer": np.array(layers or store.layout.layers)}
     if not isinstance(store.layout.positions, str):
         small["position"] = np.array(store.layout.positions)
     large = [_Array(store, name, rows, None if name == LOGITS else layers) for name in names]
-    path = Path(out)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with explained(str(path), path.name):
         try:
             with partial.open("wb") as file:
-                if format == "npz":
-                    _write_npz(file, large, {**small, **{k: np.array(v, dtype=np.str_) for k, v in text.items()}})
+                if kind == "npz":
+                    _write_npz(file, large, {**small, **{k: v.astype(np.str_) for k, v in text.items()}})
                 else:
-                    about = {"identity": json.dumps(store.identity), **{k: json.dumps(v) for k, v in text.items()}}
-                    _write_safetensors(file, large, small, about, store.layout.dtype)
+                    numbered, meanings = _as_numbers(text)
+                    about = {"identity": json.dumps(store.identity), **meanings}
+                    _write_safetensors(file, large, {**small, **numbered}, about, store.layout.dtype)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
-    return len(hashes)
+    return len(rows)
+
+
+def _format_of(path: Path, stated: str | None) -> str:
+    """What a file's name says that it is. Raises UserError for another suffix, or where ``stated`` differs."""
+    suffix = path.suffix.removeprefix(".")
+    if suffix not in FORMATS:
+        raise UserError(f"export: {path.name!r} must end in .safetensors or .npz, which says what is written")
+    if stated not in (None, suffix):
+        raise UserError(f"export: {path.name!r} says {suffix} and the format says {stated}; leave the format out")
+    return suffix
+
+
+def _as_numbers(text: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Columns of text as tensors, and the JSON lists that say what their numbers mean: a safetensors header holds
+    text, but readers refuse one above 100 MB, which a million prompts' would be."""
+    hashes = np.frombuffer(bytes.fromhex("".join(text["hash"].tolist())), dtype=np.uint8).reshape(-1, 32)
+    numbered, meanings = {"hash": hashes}, {}
+    for name in ("label", "split", "dataset"):
+        number_of = {value: number for number, value in enumerate(dict.fromkeys(text[name].tolist()))}
+        numbered[name] = np.array([number_of[value] for value in text[name].tolist()], dtype=np.int64)
+        meanings[name] = json.dumps(list(number_of))
+    return numbered, meanings
 
 
 class _Array:
@@ -108,7 +135,7 @@ def _write_safetensors(
     header: dict[str, Any] = {"__metadata__": dict(about)}
     end = 0
     for name, shape, kind, size in [
-        *((name, values.shape, "I64", 8) for name, values in small.items()),
+        *((name, values.shape, _SMALL[values.dtype.str], values.itemsize) for name, values in small.items()),
         *((a.name, a.shape, *_kind(a.name, dtype)) for a in large),
     ]:
         begin, end = end, end + int(np.prod(shape)) * size
@@ -117,7 +144,7 @@ def _write_safetensors(
     encoded += b" " * (-len(encoded) % 8)
     file.write(len(encoded).to_bytes(8, "little") + encoded)
     for values in small.values():
-        file.write(np.ascontiguousarray(values, dtype="<i8").data)
+        file.write(np.ascontiguousarray(values).data)
     for array in large:
         kind = _kind(array.name, dtype)[0]
         for part in array.parts():

@@ -28,12 +28,16 @@ class Prompts:
     def __len__(self) -> int:
         return len(self.row)
 
+    def where(self, **values: Any) -> np.ndarray:
+        """Which prompts' columns have these values, bool: ``where(label="harmful", complete=True)``."""
+        keep = np.ones(len(self), dtype=bool)
+        for column, value in values.items():
+            keep &= getattr(self, column) == value
+        return keep
+
     def hashes(self, **where: Any) -> list[str]:
         """Hashes of the prompts whose columns have these values: ``hashes(label="harmful", complete=True)``."""
-        keep = np.ones(len(self), dtype=bool)
-        for column, value in where.items():
-            keep &= getattr(self, column) == value
-        return [str(h) for h in self.hash[keep]]
+        return [str(h) for h in self.hash[self.where(**where)]]
 
     @classmethod
     def of(cls, records: Sequence[PromptRecord | None], rows: Sequence[int], complete: Sequence[bool]) -> Prompts:
