@@ -1,10 +1,15 @@
-"""Padding, batching by length, and the division of work."""
+"""Padding, batching by length, ids of many prompts, and the division of work."""
+
+import tracemalloc
+from types import SimpleNamespace
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from refusal_lightning.data.work import share_of
 from refusal_lightning.models.tokens import left_pad, length_batches, prompt_hash
+from refusal_lightning.stages.prompts import IdsByHash, prompt_set
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=80)
 
@@ -42,3 +47,23 @@ def test_prompt_hash_is_of_the_ids():
     assert prompt_hash([1, 2, 3]) == prompt_hash((1, 2, 3))
     assert prompt_hash([1, 2, 3]) != prompt_hash([12, 3])
     assert len(prompt_hash([])) == 64
+
+
+def test_ids_of_many_prompts_take_four_bytes_a_token():
+    """Lists of Python's numbers take 41; what a prompt itself takes is its hash, text and places."""
+    prompts = [[70_000 + (i * j) % 50_000 for j in range(500)] for i in range(400)]
+    model: Any = SimpleNamespace(encode=lambda name: list(prompts[int(name)]))
+    names = [str(i) for i in range(400)]
+    tracemalloc.start()
+    try:
+        made = prompt_set("many", names, model)
+        by_hash = IdsByHash([made, made])
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept / (400 * 500) < 8
+    assert list(made.token_ids) == prompts and made.token_ids[-2:] == prompts[-2:] and made.token_ids[3] == prompts[3]
+    assert made.hashes == [prompt_hash(ids) for ids in prompts] == list(by_hash)
+    assert [by_hash[h] for h in made.hashes] == prompts
+    some = made.take([7, 2])
+    assert list(some.token_ids) == [prompts[7], prompts[2]] and some.hashes == [made.hashes[7], made.hashes[2]]

@@ -22,21 +22,24 @@ class WorkDataModule(L.LightningDataModule):
     """Units of work, divided contiguously among the processes of a predict loop.
 
     ``pending()`` lists the keys of what is left to do; rank 0's list is broadcast, so that all processes divide
-    the same one however far they started apart. ``expand(key)`` gives the batches of a unit; they are batches
-    already, of no sampler's making, so what a batch holds never depends on the number of processes.
-    ``prepare()`` runs once, on global rank 0, before anything else.
+    the same one however far they started apart. ``expand(key)`` names the batches of a unit (the unit is its only one
+    if left out), and ``make(name)`` makes a batch when its turn has come, so that they are never all in memory. They
+    are of no sampler's making, so what a batch holds never depends on the number of processes. ``prepare()`` runs
+    once, on global rank 0, before anything else.
     """
 
     def __init__(
         self,
         pending: Callable[[], Sequence[Any]],
-        expand: Callable[[Any], Iterable[Any]],
+        expand: Callable[[Any], Iterable[Any]] | None = None,
+        make: Callable[[Any], Any] | None = None,
         prepare: Callable[[], None] | None = None,
     ) -> None:
         super().__init__()
         self.prepare_data_per_node = False
         self.allow_zero_length_dataloader_with_multiple_devices = True
-        self._pending, self._expand, self._prepare = pending, expand, prepare
+        self._pending, self._prepare = pending, prepare
+        self._expand, self._make = expand or _alone, make or _as_it_is
         self._mine: list[Any] = []
 
     def prepare_data(self) -> None:
@@ -51,8 +54,12 @@ class WorkDataModule(L.LightningDataModule):
         self._mine = share_of(keys, rank, world_size)
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        batches = [batch for key in self._mine for batch in self._expand(key)]
-        return DataLoader(batches, batch_size=None, shuffle=False, collate_fn=_as_it_is)  # type: ignore[arg-type]
+        names = [name for key in self._mine for name in self._expand(key)]
+        return DataLoader(names, batch_size=None, shuffle=False, collate_fn=self._make)  # type: ignore[arg-type]
+
+
+def _alone(key: Any) -> list[Any]:
+    return [key]
 
 
 def _as_it_is(batch: Any) -> Any:

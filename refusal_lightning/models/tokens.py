@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -12,6 +13,35 @@ from jaxtyping import Int
 from torch import Tensor
 
 from refusal_lightning.errors import UserError
+
+
+class TokenIds(Sequence[list[int]]):
+    """Token ids of many prompts in one buffer, 4 bytes a token; each prompt's are a new list when asked for."""
+
+    def __init__(self, prompts: Iterable[Sequence[int]] = ()) -> None:
+        self._ids, self._ends = array("i"), array("q", [0])
+        for prompt in prompts:
+            self.append(prompt)
+
+    def append(self, prompt: Sequence[int]) -> None:
+        """Add a prompt behind the others."""
+        self._ids.extend(prompt)
+        self._ends.append(len(self._ids))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> list[int]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[list[int]]: ...
+
+    def __getitem__(self, index: int | slice) -> list[int] | list[list[int]]:
+        place = range(len(self))[index]
+        if isinstance(place, range):
+            return [self[i] for i in place]
+        return self._ids[self._ends[place] : self._ends[place + 1]].tolist()
 
 
 def left_pad(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -127,8 +127,8 @@ def _predict(
     from refusal_lightning.stages.trainer import run_predict
     from refusal_lightning.writers.journal_writer import JournalWriter
 
-    def expand(unit: list[tuple[int, int]]) -> Iterator[GenerationBatch]:
-        yield GenerationBatch(
+    def batch(unit: list[tuple[int, int]]) -> GenerationBatch:
+        return GenerationBatch(
             names=unit,
             token_ids=[tasks[task].prompts.token_ids[prompt] for task, prompt in unit],
             hashes=[tasks[task].prompts.hashes[prompt] for task, prompt in unit],
@@ -139,7 +139,7 @@ def _predict(
         for (task, prompt), text, n_tokens in zip(made.names, made.texts, made.n_tokens, strict=True):
             yield {"task": tasks[task].key, "prompt": prompt, "response": text, "n_tokens": n_tokens}
 
-    work = WorkDataModule(pending=lambda: pending, expand=expand)
+    work = WorkDataModule(pending=lambda: pending, make=batch)
     module = GenerationModule(
         chat, [task.intervention for task in tasks], max_new_tokens, batch_size, sampling, tell=say
     )

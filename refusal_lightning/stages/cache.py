@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from refusal_lightning.config import CacheConfig, DataConfig, ModelConfig, StoreConfig, TrainerConfig
@@ -15,7 +15,7 @@ from refusal_lightning.stages.company import agree, in_company, require_shared
 from refusal_lightning.stages.console import say
 from refusal_lightning.stages.files import digest
 from refusal_lightning.stages.model import open_model
-from refusal_lightning.stages.prompts import PromptSet, drawn_sets, prompt_set, repeated, rows_of
+from refusal_lightning.stages.prompts import IdsByHash, PromptSet, drawn_sets, prompt_set, repeated, rows_of
 from refusal_lightning.stages.stores import position_tokens, store_encoding, store_layout, store_url
 from refusal_lightning.stages.versions import package_versions
 from refusal_lightning.store import ActivationStore, Layout, PromptRecord, Shard
@@ -33,7 +33,7 @@ def cache(model: ModelConfig, data: DataConfig, store: StoreConfig, trainer: Tra
         say(f"warning: {line}")
     for name in cache.datasets:
         sets[name] = prompt_set(name, [row["instruction"] for row in rows_of(name, data)], chat)
-    tokens = {h: ids for s in sets.values() for h, ids in zip(s.hashes, s.token_ids, strict=True)}
+    tokens = IdsByHash(sets.values())
     agree({"model": digest(chat.identity), "prompts": digest(list(tokens))})
     require_shared(store.root, "store.root")
     url = store_url(chat, store, cache)
@@ -74,7 +74,7 @@ def cache(model: ModelConfig, data: DataConfig, store: StoreConfig, trainer: Tra
     say(f"cache: done, {len(lacking)} prompts in {seconds:.0f} s ({len(lacking) / seconds:.1f} prompts/s)")
 
 
-def _refuse_short_prompts(layout: Layout, tokens: dict[str, list[int]]) -> None:
+def _refuse_short_prompts(layout: Layout, tokens: Mapping[str, Sequence[int]]) -> None:
     if isinstance(layout.positions, str):
         return
     shortest = min(len(ids) for ids in tokens.values())
@@ -85,7 +85,7 @@ def _refuse_short_prompts(layout: Layout, tokens: dict[str, list[int]]) -> None:
         )
 
 
-def _refuse_foreign_shards(store: ActivationStore, tokens: dict[str, list[int]]) -> None:
+def _refuse_foreign_shards(store: ActivationStore, tokens: Mapping[str, Sequence[int]]) -> None:
     """A shard is written whole, so one planned with other prompts beside ours cannot be computed from ours alone."""
     foreign = {prompt for shard in store.pending(list(tokens)) for prompt in shard.hashes} - set(tokens)
     if foreign:
@@ -122,7 +122,7 @@ def fill(
     trainer: TrainerConfig,
     batch_size: int,
     records: list[PromptRecord],
-    tokens: dict[str, list[int]],
+    tokens: Mapping[str, Sequence[int]],
     made_with: dict[str, Any] | None = None,
 ) -> None:
     """Plan the prompts that the store lacks and run what is pending of them; ``tokens`` gives ids by prompt hash."""
@@ -133,11 +133,13 @@ def fill(
 
     hashes = list(tokens)
 
-    def batches(shard: Shard) -> Iterator[PromptBatch]:
+    def batches(shard: Shard) -> list[tuple[Shard, list[int]]]:
         # Batches follow from the shard alone, so its bytes do not depend on who computes it, or when.
-        prompts = [tokens[prompt] for prompt in shard.hashes]
-        for rows in length_batches([len(p) for p in prompts], batch_size):
-            yield PromptBatch(shard.index, rows, *left_pad([prompts[row] for row in rows]))
+        return [(shard, rows) for rows in length_batches(shard.n_tokens, batch_size)]
+
+    def batch(shard_rows: tuple[Shard, list[int]]) -> PromptBatch:
+        shard, rows = shard_rows
+        return PromptBatch(shard.index, rows, *left_pad([tokens[shard.hashes[row]] for row in rows]))
 
     def plan() -> None:
         store.add_prompts(records, made_with)
@@ -146,5 +148,5 @@ def fill(
     module = ActivationModule(
         chat, store.layout.hook_points, store.layout.layers, last if isinstance(last, str) else len(last)
     )
-    work = WorkDataModule(pending=lambda: store.pending(hashes), expand=batches, prepare=plan)
+    work = WorkDataModule(pending=lambda: store.pending(hashes), expand=batches, make=batch, prepare=plan)
     run_predict(trainer, module, work, [StoreWriter(store)])

@@ -93,12 +93,12 @@ def _ask(
     def records(made: tuple[list[str], list[str]]) -> Iterator[dict[str, str]]:
         return ({"key": key, "answer": text} for key, text in zip(*made, strict=True))
 
-    def expand(keys: list[str]) -> Iterator[Questions]:
-        yield Questions(keys, [lacking[key] for key in keys])
+    def batch(keys: list[str]) -> Questions:
+        return Questions(keys, [lacking[key] for key in keys])
 
     keys = list(lacking)
     units = [keys[start : start + source.at_once] for start in range(0, len(keys), source.at_once)]
-    work = WorkDataModule(pending=lambda: units, expand=expand)
+    work = WorkDataModule(pending=lambda: units, make=batch)
     run_predict(trainer, JudgingModule(load), work, [JournalWriter(journal, records)])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +66,16 @@ def _predict(
     from refusal_lightning.stages.trainer import run_predict
     from refusal_lightning.writers.journal_writer import JournalWriter
 
-    def expand(index: list[int]) -> Iterator[LossBatch]:
+    def batch(index: list[int]) -> LossBatch:
         ids, mask = left_pad([texts[i].ids for i in index])
         width = ids.shape[1]
         counted = torch.tensor([len(texts[i].ids) - texts[i].first for i in index])
         scored = torch.arange(width) >= width - counted[:, None]
-        yield LossBatch(index, ids, mask, scored)
+        return LossBatch(index, ids, mask, scored)
 
     def records(sums: LossSums) -> Iterable[dict[str, Any]]:
         for text, loss, n_tokens in zip(sums.texts, sums.loss, sums.n_tokens, strict=True):
             yield {"text": text, "loss": loss, "n_tokens": n_tokens}
 
-    work = WorkDataModule(pending=lambda: pending, expand=expand)
+    work = WorkDataModule(pending=lambda: pending, make=batch)
     run_predict(trainer, LossModule(chat, intervention), work, [JournalWriter(journal, records)])

@@ -291,5 +291,5 @@ def _predict(table: ScoreTable, tasks: list[ScoreTask], module: Any, trainer: Tr
             "scores": [row[index].tolist() for row, index in zip(result.scores, prompts, strict=True)],
         }
 
-    work = WorkDataModule(pending=lambda: list(tasks), expand=lambda task: [task])
+    work = WorkDataModule(pending=lambda: list(tasks))
     run_predict(trainer, module, work, [JournalWriter(table.journal, records)])

@@ -116,5 +116,5 @@ def _predict(
         yield {"place": result.place, "kl": result.kl}
 
     module = AnswerKLModule(chat, torch.from_numpy(directions), harmless.token_ids, n_tokens, batch_size)
-    work = WorkDataModule(pending=lambda: list(places), expand=lambda place: [place])
+    work = WorkDataModule(pending=lambda: list(places))
     run_predict(trainer, module, work, [JournalWriter(journal, records)])

@@ -273,15 +273,8 @@ def filter_prompts(
                 f"select.{side}_threshold ({threshold}); their scores go from {np.nanmin(scores):.2f} to "
                 f"{np.nanmax(scores):.2f}. Check model.refusal_tokens and the chat template, or move the threshold"
             )
-        kept[name] = Filtered(_take(prompts, index), scores[index], len(prompts))
+        kept[name] = Filtered(prompts.take(index.tolist()), scores[index], len(prompts))
     return kept
-
-
-def _take(prompts: PromptSet, index: np.ndarray) -> PromptSet:
-    def take(items: list[Any]) -> list[Any]:
-        return [items[i] for i in index]
-
-    return PromptSet(prompts.name, take(prompts.instructions), take(prompts.token_ids), take(prompts.hashes))
 
 
 def _logits(store: ActivationStore, prompts: PromptSet) -> np.ndarray:
