@@ -20,7 +20,36 @@ AnalysisName = Literal["separability", "similarity", "stability", "projection"]
 Compression = Literal["lz4", "zstd", "none"]
 
 
-_CREDENTIALS = {"key", "secret", "token", "password", "username", "access_key", "secret_key", "access_token"}
+_CREDENTIAL_NAME = re.compile(
+    r"secret|passw|passphrase|token|credential|connection_?string|signature|(^|_)(key|pkey|sas|username)$"
+    r"|(access|account|api|customer|private|shared)_?key",
+    re.IGNORECASE,
+)
+"""Names under which the packages behind fsspec take credentials, as a part of any key of theirs."""
+_CREDENTIAL_VALUE = re.compile(r"://[^/\s@]*:[^/\s@]*@|(AccountKey|SharedAccessSignature)=|[?&]sig=", re.IGNORECASE)
+"""URLs and connection strings that hold credentials."""
+
+_TRAINER_EXTRA = (
+    "benchmark",
+    "default_root_dir",
+    "detect_anomaly",
+    "deterministic",
+    "enable_model_summary",
+    "profiler",
+)
+"""Arguments of `lightning.Trainer` that change neither what is computed nor how much of it."""
+_INSTEAD = {
+    "accelerator": "trainer.accelerator says it",
+    "barebones": "it is for measuring Lightning itself",
+    "devices": "trainer.devices says it",
+    "enable_progress_bar": "trainer.progress_bar says it",
+    "fast_dev_run": "work would be left out; draw fewer prompts (data.n_train, data.n_val, evaluate.n_test)",
+    "limit_predict_batches": "work would be left out; draw fewer prompts (data.n_train, data.n_val, evaluate.n_test)",
+    "max_time": "work would be left out; a job that is stopped continues with the same command",
+    "num_nodes": "trainer.num_nodes says it",
+    "precision": "numbers would change that stores and results do not know of; model.dtype says it",
+    "strategy": "trainer.strategy says it",
+}
 
 
 def _require(condition: bool, key: str, value: object, wanted: str) -> None:
@@ -62,7 +91,8 @@ class ModelConfig:
     dtype: Dtype = "float32"
     """Weights and activations: float32, bfloat16 or float16 (scores are always computed in float64)."""
     trust_remote_code: bool = False
-    """Run the Python code that a model repository ships. Leave it off unless you have read that code."""
+    """Run the Python code that a model repository ships. Leave it off unless you have read that code; on the command
+    line only, no configuration file can turn it on."""
     device_map: Literal["auto"] | dict[str, int | str] | None = None
     """Spread one copy of the model, in one process: `auto` (over the GPUs), or the device of each part by its name: a
     GPU's number, `cpu` or `disk` (default: whole, on the process's device)."""
@@ -154,12 +184,28 @@ class StoreConfig:
 
     def __post_init__(self) -> None:
         _require(self.shard_mb is None or self.shard_mb > 0, "store.shard_mb", self.shard_mb, "above 0")
-        secret = [name for name in self.options if name.lower() in _CREDENTIALS]
-        if secret:
+        # The value is not quoted: it is what must not be seen.
+        where = _credential(self.options, "store.options")
+        if where is None and _CREDENTIAL_VALUE.search(self.root):
+            where = "store.root"
+        if where is not None:
             raise ValueError(
-                f"store.options holds {secret[0]}: give credentials in the environment (AWS_ACCESS_KEY_ID ...), so "
+                f"{where} holds a key or password: give credentials in the environment (AWS_ACCESS_KEY_ID ...), so "
                 "that they are in no file"
             )
+
+
+def _credential(value: object, where: str) -> str | None:
+    """The dotted name of the first credential in a mapping, however deep."""
+    if isinstance(value, dict):
+        for name, below in value.items():
+            if _CREDENTIAL_NAME.search(str(name)):
+                return f"{where}.{name}"
+            if found := _credential(below, f"{where}.{name}"):
+                return found
+    elif isinstance(value, (list, tuple)):
+        return next((found for below in value if (found := _credential(below, where))), None)
+    return where if isinstance(value, str) and _CREDENTIAL_VALUE.search(value) else None
 
 
 @dataclass
@@ -180,9 +226,16 @@ class TrainerConfig:
     timeout_minutes: float = 10080.0
     """How long a process waits for the slowest one, in minutes."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """Any further argument of `lightning.Trainer`, by name."""
+    """Further arguments of `lightning.Trainer`, by name: benchmark, default_root_dir, detect_anomaly, deterministic,
+    enable_model_summary, profiler. Those that change numbers or leave work out are refused."""
 
     def __post_init__(self) -> None:
+        for name, value in self.extra.items():
+            plain = value is None or isinstance(value, bool | int | float | str)
+            _require(plain, f"trainer.extra.{name}", value, "a number, a text, true, false or null")
+            if name not in _TRAINER_EXTRA:
+                reason = _INSTEAD.get(name, f"it may be one of {', '.join(_TRAINER_EXTRA)}")
+                raise ValueError(f"trainer.extra.{name} is not taken: {reason}")
         if isinstance(self.devices, int):
             _positive("trainer.devices", self.devices)
         _positive("trainer.num_nodes", self.num_nodes)

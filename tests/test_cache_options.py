@@ -135,7 +135,10 @@ def test_the_estimate_holds(run, capsys, positions):
         (["--cache.positions", "some"], "cache.positions"),
         (["--cache.hook_points", "[]"], "cache.hook_points"),
         (["--cache.hook_points", '["resid"]'], "cache.hook_points"),
-        (["--store.options", '{"secret": "abc"}'], "store.options holds secret: give credentials in the environment"),
+        (
+            ["--store.options", '{"secret": "abc"}'],
+            "store.options.secret holds a key or password: give",
+        ),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )

@@ -81,7 +81,7 @@ def test_code_of_the_repository_is_not_run(tmp_path, line):
         tmp_path / "own", {"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.OwnConfig"}}
     )
     (folder / "configuration_own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    assert "needs code of its own repository; read it, then set model.trust_remote_code: true" in line(folder)
+    assert "needs code of its own repository; read it, then give --model.trust_remote_code true" in line(folder)
     assert not (tmp_path / "ran").exists()
 
 

@@ -399,7 +399,7 @@ def test_mistakes_in_one_line(tmp_path, tiny_llama_folder, data, capsys):
         ("--data.n_train", "25"): "has 24 rows",
         ("--cache.batch_size", "-1"): "cache.batch_size is -1",
         ("--cache.datasets", "[nothing]"): "dataset 'nothing'",
-        ("--trainer.extra", "{max_tokens: 3}"): "no argument max_tokens",
+        ("--trainer.extra", "{max_tokens: 3}"): "trainer.extra.max_tokens is not taken",
     }
     for arguments, message in cases.items():
         assert message in _fails(capsys, "cache", "--config", config, *arguments)

@@ -20,10 +20,17 @@ import jsonargparse
 import yaml
 
 from refusal_lightning.cli.commands import COMMANDS, SECTIONS
+from refusal_lightning.cli.data_only import (
+    refuse_code,
+    refuse_code_in_flags,
+    refuse_unasked_switches,
+    switch_off_imports,
+)
 from refusal_lightning.config import SetConfig
 from refusal_lightning.errors import UserError
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+switch_off_imports()
 
 
 def load(target: str) -> Any:
@@ -39,12 +46,18 @@ def parse(command: str, argv: Sequence[str]) -> dict[str, Any]:
         if name is not None and not Path(name).is_file():
             raise UserError(f"configuration file {name!r} does not exist; configs/ holds examples")
     about = COMMANDS[command]
+    refuse_code_in_flags(argv, about.sections)
     parser = _stage_parser(command, about.sections) if about.sections else _tool_parser(command)
     try:
-        parsed = parser.parse_args(_files_first(argv))
+        parsed = parser.parse_args(_files_first(argv), env=False)
         objects = parser.instantiate(parsed)
         values = {name: value for name, value in objects.items() if name != "config"}
+        for name, value in values.items():
+            refuse_code(value, name)
+        refuse_unasked_switches(values, argv)
         return {"config": load(about.settings)(**values)} if about.settings else values
+    except ImportError as error:  # a value that names code, which the parser was forbidden to import
+        raise UserError(f"{' '.join(str(error).split()).partition(',')[0]}: a configuration is data") from error
     except (argparse.ArgumentError, jsonargparse.ArgumentError) as error:
         raise UserError(_with_hint(str(error.message), command)) from error
     except ValueError as error:  # a dataclass's own check
@@ -82,10 +95,16 @@ class _Parser(jsonargparse.ArgumentParser):
             raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
         if not isinstance(content, dict):
             raise UserError(f"{path} holds no `key: …` mapping; see configs/demo.yaml for an example")
+        refuse_code(content)
+        if "config" in content:
+            raise UserError(f"{path}: `config` is no key; give several files with --config each")
+        for section in (name for name in SECTIONS if self._sections and name in content):
+            if not isinstance(content[section], dict | None):
+                raise UserError(f"{path}: {section} is {content[section]!r}; it must be a mapping of its keys")
         others = {k: v for k, v in content.items() if self._sections and k in SECTIONS and k not in self._sections}
         if others:
             parser = _stage_parser("", tuple(others), config_file=False)
-            parser.instantiate(parser.parse_object(others))
+            refuse_unasked_switches(parser.instantiate(parser.parse_object(others, env=False)), ())
         own = {k: v for k, v in content.items() if k not in others}
         return self.parse_string(yaml.safe_dump(own), *args, **kwargs)
 
@@ -96,6 +115,7 @@ def _new_parser(command: str, sections: Sequence[str] = ()) -> _Parser:
         prog=f"python -m refusal_lightning {command}".strip(),
         description=about[:1].upper() + about[1:] + "." if about else None,
         exit_on_error=False,
+        allow_abbrev=False,
         sections=sections,
     )
 
@@ -118,6 +138,9 @@ def _stage_parser(command: str, sections: Sequence[str], config_file: bool = Tru
         )
     for section in sections:
         parser.add_class_arguments(SECTIONS[section], section)
+    for action in parser._actions:
+        if action.dest in sections:  # the parser's own way to read a section from a file, which is refused
+            action.help = argparse.SUPPRESS
     return parser
 
 

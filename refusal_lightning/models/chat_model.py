@@ -218,7 +218,7 @@ def load_chat_model(
         "eoi_token_ids": eoi_ids,
     }
     return ChatModel(
-        alias=alias or name.rstrip("/").rsplit("/", 1)[-1],
+        alias=alias or _alias(name),
         source=source,
         dtype=dtype,
         tokenizer=tokenizer,
@@ -237,6 +237,16 @@ def load_chat_model(
         offload_folder=offload_folder,
         qwen1_config=config if files.is_qwen1 else None,
     )
+
+
+def _alias(name: str) -> str:
+    """The last part of a model's name, as the name of a folder. Raises UserError where it has none, as `/`."""
+    last = Path(name).name
+    if last in ("", "..", "~") and Path(name).expanduser().is_dir():  # `.`, `..`, `~` and such
+        last = Path(name).expanduser().resolve().name
+    if last in ("", ".", "..", "~"):
+        raise UserError(f"model.name {name!r} gives no name for the folders of its results; give it a model.alias")
+    return last
 
 
 def _family(family: str, name: str) -> Family | None:

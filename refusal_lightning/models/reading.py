@@ -85,7 +85,7 @@ def _why_not(name: str, error: Exception) -> str:
             "`hf auth login`"
         )
     if "trust_remote_code" in text:
-        return f"model {name!r} needs code of its own repository; read it, then set model.trust_remote_code: true"
+        return f"model {name!r} needs code of its own repository; read it, then give --model.trust_remote_code true"
     if "does not recognize this architecture" in text:
         return f"model {name!r} is of an architecture that this release of transformers has no class for"
     return f"model {name!r} cannot be read (no such folder, not on the Hub, or no network): {text[:300]}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import signal
 import threading
@@ -77,10 +76,7 @@ def build_trainer(config: TrainerConfig, callbacks: Sequence[Callback] = ()) -> 
         "use_distributed_sampler": False,
         **config.extra,
     }
-    unknown = set(config.extra) - set(inspect.signature(L.Trainer.__init__).parameters)
-    if unknown:
-        raise UserError(f"trainer.extra: lightning.Trainer has no argument {', '.join(sorted(unknown))}")
-    if SLURMEnvironment.detect() and "plugins" not in arguments:
+    if SLURMEnvironment.detect():
         # Lightning's own requeue would write the model's weights into the working directory.
         arguments["plugins"] = [SLURMEnvironment(auto_requeue=False)]
     every = [*callbacks, _EndEarly()]

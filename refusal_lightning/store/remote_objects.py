@@ -19,6 +19,8 @@ from refusal_lightning.store.objects import ObjectReader, Range
 
 T = TypeVar("T")
 
+_SCHEMES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "sftp", "ssh", "memory")
+"""Places that objects can be written to. Others of fsspec's run or unpack what they are told to, or only read."""
 _TOGETHER = 16
 """Requests in flight at once."""
 
@@ -29,6 +31,8 @@ class RemoteObjects:
     def __init__(self, url: str, storage_options: dict[str, Any]) -> None:
         self.url = url.rstrip("/")
         scheme = url.partition("://")[0]
+        if scheme not in _SCHEMES:
+            raise UserError(f"a store cannot be kept at {scheme}://; known are {', '.join(_SCHEMES)}")
         try:
             self._store = FsspecStore.from_url(self.url, storage_options=storage_options)
         except ImportError as error:
