@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from refusal_lightning.errors import UserError
@@ -22,9 +24,22 @@ def writable_folder(path: str | Path, key: str) -> Path:
     return folder
 
 
+_HALF = re.compile("[\ud800-\udfff]")
+
+
+def has_half_character(text: str) -> bool:
+    """Whether a text holds a lone surrogate, which JSON can spell (backslash, ud83d) and no file of UTF-8 can hold."""
+    return _HALF.search(text) is not None
+
+
+def whole_characters(text: str) -> str:
+    """The text with the replacement character in place of each lone surrogate."""
+    return _HALF.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text."""
-    write_bytes(path, text.encode())
+    """Write UTF-8 text. A lone surrogate, which UTF-8 cannot hold, is spelled out as JSON does: a result is written."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -37,5 +52,16 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put a folder's list of files on the disk, so that a new name survives a power loss; some file systems cannot."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

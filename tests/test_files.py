@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from refusal_lightning.files import writable_folder, write_bytes
+import pytest
+
+from refusal_lightning.files import writable_folder, write_bytes, write_text
+from refusal_lightning.stages.files import write_json, write_table
 
 
 def test_processes_of_one_number_do_not_trip_over_each_other(tmp_path: Path) -> None:
@@ -14,3 +19,21 @@ def test_processes_of_one_number_do_not_trip_over_each_other(tmp_path: Path) -> 
         list(threads.map(lambda _: writable_folder(tmp_path, "runs.root"), range(400)))
         list(threads.map(lambda i: write_bytes(tmp_path / "file", str(i).encode()), range(100)))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_no_text_makes_a_result_unwritable(tmp_path: Path) -> None:
+    """A lone surrogate, such as a byte of the command line that is no UTF-8, is spelled out."""
+    text = os.fsdecode(b"mod\xe8le") + " \\ \ud83d, whole: \U0001f535"
+    write_text(tmp_path / "page.html", text)
+    assert "mod\\udce8le" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    write_json(tmp_path / "run.json", {text: [text]})
+    assert json.loads((tmp_path / "run.json").read_text(encoding="utf-8")) == {text: [text]}
+    write_table(tmp_path / "table.csv", [{"name": text}])
+    assert "\\ud83d" in (tmp_path / "table.csv").read_text(encoding="utf-8")
+
+
+def test_a_new_name_is_in_its_folder_after_a_power_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[bool] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(Path(f"/proc/self/fd/{fd}").is_dir()))
+    write_bytes(tmp_path / "file", b"")
+    assert synced == [False, True]

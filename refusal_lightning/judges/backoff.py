@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import time
@@ -82,15 +83,18 @@ class Gate:
         """A request got through."""
         self._streak = 0
 
-    def close(self, sent: float, now: float, wanted: float | None) -> float:
+    def close(self, sent: float, now: float, wanted: float | None, at_most: float = math.inf) -> float:
         """A request sent at a time was told to slow down: close for all. Returns for how many seconds it stays closed.
 
         Where the server does not say how long, each closing in a row doubles the wait; requests that were under way
-        when the gate closed tell nothing new.
+        when the gate closed tell nothing new. A wait of more than ``at_most`` seconds closes nothing: it is for the
+        caller to judge.
         """
         if sent >= self._closed_at:
             self._streak += 1
             self._closed_at = now
         seconds = wanted or delay(max(self._streak, 1), self._first_delay)
+        if seconds > at_most:
+            return seconds
         self._closed_until = max(self._closed_until, now + seconds)
         return self._closed_until - now

@@ -10,15 +10,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.judges.asking import Question
-from refusal_lightning.judges.backoff import Gate, Limits, delay
+from refusal_lightning.judges.asking import Question, any_text
+from refusal_lightning.judges.backoff import LONGEST_DELAY, Gate, Limits, delay
 from refusal_lightning.judges.endpoints import Endpoint, Failure
 from refusal_lightning.judges.verdict import Answers
 
 GARBLED_TRIES = 3
-"""Tries of a question that gets replies which are no chat completions."""
+"""Tries of a question that gets replies which are no chat completions, and of the harmless one."""
 HOPELESS = 8
-"""Questions in a row that the endpoint turns down, after which the rest is not asked."""
+"""Questions in a row that the endpoint turns down, after which a harmless one tells whether it answers any; twice as
+many before the next time."""
+OVERTAKEN = 5
+"""Answers to others, in multiples of the requests under way, after which bad luck no longer explains (below 1 %) that a
+question was told to wait for the whole deadline."""
 CHECK_DEADLINE_S = 60.0
 LONG_WAIT_S = 5.0
 """Waits from this on are told to the user."""
@@ -36,13 +40,19 @@ class ApiSource:
     connect: Callable[[], Endpoint]
     limits: Limits
 
-    def ask(self, questions: Mapping[str, Question], answers: Answers) -> dict[str, str]:
+    def ask(
+        self,
+        questions: Mapping[str, Question],
+        answers: Answers,
+        harmless: Question | None = None,
+        readable: Callable[[str], bool] = any_text,
+    ) -> dict[str, str]:
         """Ask everything; answers are put in as they arrive, and the reasons are returned where none came.
 
-        Raises UserError when the endpoint will answer no question, or has not for the whole deadline; what was
-        answered until then is kept.
+        Raises UserError when the endpoint will answer no question, the harmless one included, or has not for the whole
+        deadline; what was answered until then is kept.
         """
-        return _run(_Asking(self, answers).run(questions))
+        return _run(_Asking(self, answers, harmless, readable).run(questions))
 
     def check(self, question: Question) -> None:
         """Ask one question, for a short while. Raises UserError when it is not answered."""
@@ -59,16 +69,20 @@ class _Stopped(Exception):
 class _Asking:
     """One asking: the state that its tasks share."""
 
-    def __init__(self, source: ApiSource, answers: Answers) -> None:
+    def __init__(
+        self, source: ApiSource, answers: Answers, harmless: Question | None, readable: Callable[[str], bool]
+    ) -> None:
         self.source, self.limits, self.answers = source, source.limits, answers
+        self.harmless, self.readable = harmless, readable
         self.failures: dict[str, str] = {}
         self.gate = Gate(source.limits)
-        self.turned_down = 0  # questions in a row
+        self.turned_down, self.patience = 0, HOPELESS  # questions in a row
+        self.n_answered = 0
         self.last_answer = self.told_until = float("-inf")
         self.fatal: str | None = None
 
     async def run(self, questions: Mapping[str, Question]) -> dict[str, str]:
-        self.stopping = asyncio.Event()
+        self.stopping, self.probing = asyncio.Event(), asyncio.Lock()
         self.endpoint = self.source.connect()
         pending = iter(questions.items())
         n_workers = min(self.limits.concurrency, len(questions))
@@ -88,27 +102,33 @@ class _Asking:
         return asyncio.get_running_loop().time()
 
     async def _work(self, pending: Iterator[tuple[str, Question]]) -> None:
-        for key, question in pending:
-            try:
-                answer = await self._answer(question)
-            except _Stopped:
-                return
-            except Failure as failure:
-                self.failures[key] = failure.reason
-                self.turned_down += 1
-                if failure.kind == "fatal":
-                    self._stop(failure.reason)
-                elif self.turned_down >= HOPELESS:
-                    self._stop(f"{self.turned_down} questions in a row got no answer; last: {failure.reason}")
-            else:
-                self.turned_down = 0
-                self.answers[key] = answer
+        try:
+            for key, question in pending:
+                try:
+                    self.answers[key] = await self._answer(question)
+                    self.turned_down = 0
+                except Failure as failure:
+                    self.failures[key] = failure.reason
+                    if failure.kind == "fatal":
+                        self._stop(failure.reason)
+                    else:
+                        await self._count_turned_down(failure.reason)
+        except _Stopped:
+            return
+
+    async def _count_turned_down(self, reason: str) -> None:
+        """Stop where an endpoint turns everything down; where only these questions, they are counted and it goes on."""
+        self.turned_down += 1
+        if (in_a_row := self.turned_down) < self.patience:
+            return
+        if await self._answers_at_all():
+            self.turned_down, self.patience = 0, 2 * self.patience
+        else:
+            self._stop(f"{in_a_row} questions in a row got no answer, nor did a harmless one; last: {reason}")
 
     async def _answer(self, question: Question) -> str:
         """Try a question until it is answered, turned down or out of time."""
-        if not isinstance(question, list):
-            raise TypeError("an endpoint takes conversations")
-        started = self.now()
+        started, answered_before = self.now(), self.n_answered
         tries = garbled = 0
         while True:
             while wait := self.gate.enter(self.now()):
@@ -118,38 +138,75 @@ class _Asking:
             sent = self.now()
             tries += 1
             try:
-                async with asyncio.timeout(min(self.limits.timeout_s, self.limits.deadline_s)):
-                    answer = await self.endpoint.send(question)
-            except TimeoutError:
-                failure = Failure("passing", f"no reply within {self.limits.timeout_s:g} s")
+                return await self._send(question)
             except Failure as raised:
                 failure = raised
-            else:
-                self.last_answer = self.now()
-                self.gate.answered()
-                return answer
             garbled += failure.kind == "garbled"
             if failure.kind in ("refused", "fatal") or garbled >= GARBLED_TRIES:
                 raise failure
+            if failure.kind == "forbidden":
+                raise Failure("refused" if await self._answers_at_all() else "fatal", failure.reason)
             if failure.kind == "busy":
-                self._close(sent, failure, started)
+                await self._told_to_wait(sent, failure, started, self.n_answered - answered_before)
                 continue
             wait = failure.wait or delay(tries, self.limits.first_delay_s)
             if self.now() + wait - started > self.limits.deadline_s:
-                # Where others were answered meanwhile, it is this question that fails; else it is the endpoint.
-                kind = failure.kind if self.last_answer > started else "fatal"
+                # Where others are answered meanwhile, it is this question that fails; else it is the endpoint.
+                kind = failure.kind if self.last_answer > started or await self._answers_at_all() else "fatal"
                 raise Failure(kind, f"no answer within {self.limits.deadline_s:g} s; last: {failure.reason}")
             await self._sleep(wait)
 
-    def _close(self, sent: float, failure: Failure, started: float) -> None:
-        """Shut the gate for all. Being told to wait costs a question no time while others are answered."""
-        wait = self.gate.close(sent, self.now(), failure.wait)
-        if self.now() + wait - max(started, self.last_answer) > self.limits.deadline_s:
-            said = f"asks to wait {wait:.0f} s more, past the {self.limits.deadline_s:g} s of deadline_s"
-            raise Failure("fatal", f"{said}; {failure.reason}")
+    async def _send(self, question: Question) -> str:
+        """One request. Raises Failure."""
+        if not isinstance(question, list):
+            raise TypeError("an endpoint takes conversations")
+        try:
+            async with asyncio.timeout(min(self.limits.timeout_s, self.limits.deadline_s)):
+                reply = await self.endpoint.send(question)
+        except TimeoutError:
+            raise Failure("passing", f"no reply within {self.limits.timeout_s:g} s") from None
+        self.last_answer = self.now()
+        self.n_answered += 1
+        self.gate.answered()
+        if reply.cut is not None and not self.readable(reply.text):
+            raise Failure("refused", f"the reply was cut short before it said anything readable ({reply.cut})")
+        return reply.text
+
+    async def _told_to_wait(self, sent: float, failure: Failure, started: float, overtaken: int) -> None:
+        """Shut the gate for all. Being told to wait costs a question no time while others are answered, unless so many
+        were that it is the question which is never let in."""
+        deadline = self.limits.deadline_s
+        wait = self.gate.close(sent, self.now(), failure.wait, at_most=deadline)
+        if self.now() + wait - max(started, self.last_answer) > deadline:
+            if not await self._answers_at_all():
+                said = f"asks to wait {wait:.0f} s more, past the {deadline:g} s of deadline_s"
+                raise Failure("fatal", f"{said}; {failure.reason}")
+            raise Failure("refused", f"told to wait for the whole deadline while others are answered; {failure.reason}")
+        if self.now() - started > deadline and overtaken >= OVERTAKEN * self.limits.concurrency:
+            raise Failure("refused", f"told to wait for the whole deadline while others are answered; {failure.reason}")
         if wait >= LONG_WAIT_S and self.now() + wait > self.told_until + 1:  # once for all tasks
             self.told_until = self.now() + wait
             logger.warning("%s is busy; waiting %.0f s", self.source.label, wait)
+
+    async def _answers_at_all(self) -> bool:
+        """Whether the endpoint answers anything at this time: another question meanwhile, or else a harmless one."""
+        asked = self.now()
+        async with self.probing:
+            for tries in range(1, GARBLED_TRIES + 1):
+                if self.stopping.is_set():
+                    raise _Stopped
+                if self.last_answer > asked:
+                    return True
+                if self.harmless is None:
+                    return False
+                try:
+                    await self._send(self.harmless)
+                except Failure as failure:
+                    wait = failure.wait or delay(tries, self.limits.first_delay_s)
+                    if failure.kind not in ("busy", "passing", "garbled") or wait > LONGEST_DELAY:
+                        return self.last_answer > asked
+                    await self._sleep(wait)
+            return self.last_answer > asked
 
     def _stop(self, reason: str) -> None:
         """Send nothing more; requests under way, which may be paid for already, are still waited for."""

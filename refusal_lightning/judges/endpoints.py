@@ -6,17 +6,19 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import httpx
 
 from refusal_lightning.errors import UserError
+from refusal_lightning.files import whole_characters
 from refusal_lightning.judges.asking import Message
 from refusal_lightning.judges.backoff import Limits, retry_after
 
-Kind = Literal["busy", "passing", "garbled", "refused", "fatal"]
+Kind = Literal["busy", "passing", "garbled", "refused", "forbidden", "fatal"]
 """busy: every request must wait; passing: worth another try; garbled: no proper reply (a few tries); refused: this
-question will never be answered; fatal: no question will."""
+question will never be answered; forbidden: this one (a gateway's moderation) or all (a key without access); fatal: no
+question will be."""
 
 
 class Failure(Exception):
@@ -27,10 +29,17 @@ class Failure(Exception):
         self.kind, self.reason, self.wait = kind, reason, wait
 
 
+class Reply(NamedTuple):
+    """A model's answer; ``cut`` says what ended it, if not the model."""
+
+    text: str
+    cut: str | None = None
+
+
 class Endpoint(Protocol):
     """A connection to one model, open for the length of one asking."""
 
-    async def send(self, messages: list[Message]) -> str:
+    async def send(self, messages: list[Message]) -> Reply:
         """The answer to a conversation. Raises Failure."""
 
     async def close(self) -> None:
@@ -43,43 +52,69 @@ _MEANING = {
     403: "the API key has no access to this model",
     404: "there is no such model or address; check the model's name and the base URL",
 }
+_NO_CREDIT = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
+"""Codes of errors that no waiting mends, whatever their status: OpenAI sends the first with 429."""
+_TOO_LARGE = re.compile(r"request too large", re.IGNORECASE)
+"""What OpenAI says, with 429 too, about a request beyond what a minute may hold: it will never be let in."""
+_CUT = {"length": "the limit of tokens", "content_filter": "the endpoint's content filter"}
 
 
 def failure_of(status: int, headers: Mapping[str, str], body: str) -> Failure:
-    """What an HTTP status other than success means."""
+    """What an HTTP status other than success means, with what the body says about it."""
+    no_credit = bool(_codes(body) & _NO_CREDIT)
     said = f"HTTP {status}"
-    if status in _MEANING:
-        said += f", {_MEANING[status]}"
+    if meaning := _MEANING[402] if no_credit else _MEANING.get(status):
+        said += f", {meaning}"
     if text := " ".join(body.split())[:160]:
         said += f" ({text})"
     wait = retry_after(headers)
+    if no_credit:
+        return Failure("fatal", said)
+    if status == 429 and _TOO_LARGE.search(body):
+        return Failure("refused", said)
     if status == 429 or (status == 503 and wait):
         return Failure("busy", said, wait)
     if status in (408, 409) or status >= 500:
         return Failure("passing", said, wait)
+    if status == 403:
+        return Failure("forbidden", said)
     if status in _MEANING or status < 400:
         return Failure("fatal", said)
     return Failure("refused", said)
 
 
-def read_reply(text: str) -> str:
+def _codes(body: str) -> set[str]:
+    """The words by which the body of an error names its kind."""
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        return set()
+    error = content.get("error", content) if isinstance(content, dict) else None
+    return {str(error.get(field)) for field in ("code", "type")} if isinstance(error, dict) else set()
+
+
+def read_reply(text: str) -> Reply:
     """The answer in the body of a successful reply. Raises Failure where there is none: a 200 may hold anything."""
     try:
         body = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Failure("garbled", f"the reply is not JSON ({' '.join(text.split())[:60]!r})") from None
     error = body.get("error") if isinstance(body, dict) else None
-    if isinstance(error, dict) and isinstance(error.get("code"), int):
-        raise failure_of(error["code"], {}, str(error.get("message", "")))
+    if isinstance(error, dict) and re.fullmatch(r"[1-5]\d\d", str(error.get("code"))):
+        raise failure_of(int(error["code"]), {}, text)
+    if isinstance(error, dict) and _codes(text) & _NO_CREDIT:
+        raise failure_of(402, {}, text)
     try:
-        content = body["choices"][0]["message"]["content"]
-    except (KeyError, IndexError, TypeError):
+        choice = body["choices"][0]
+        content, end = choice["message"]["content"], choice.get("finish_reason")
+    except (KeyError, IndexError, TypeError, AttributeError):
         raise Failure("garbled", "the reply is not a chat completion") from None
+    cut = _CUT.get(end) if isinstance(end, str) else None
     if content is None:
-        return ""
+        raise Failure("refused" if cut else "garbled", f"the reply holds no text{f' ({cut})' if cut else ''}")
     if not isinstance(content, str):
         raise Failure("garbled", "the reply's content is not text")
-    return content
+    return Reply(whole_characters(content), cut)
 
 
 def read_key(variable: str, judge: str) -> str:
@@ -105,7 +140,7 @@ class OpenAIEndpoint:
         )
         self._url = url.rstrip("/") + "/chat/completions"
 
-    async def send(self, messages: list[Message]) -> str:
+    async def send(self, messages: list[Message]) -> Reply:
         try:
             reply = await self._client.post(self._url, json={**self._request, "messages": messages})
             text = reply.text
@@ -130,7 +165,7 @@ class TogetherEndpoint:
         self._key = key
         self._client = AsyncTogether(api_key=key, base_url=url, timeout=limits.timeout_s, max_retries=0)
 
-    async def send(self, messages: list[Message]) -> str:
+    async def send(self, messages: list[Message]) -> Reply:
         import together
 
         create: Any = self._client.chat.completions.with_raw_response.create

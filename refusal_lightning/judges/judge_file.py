@@ -10,6 +10,7 @@ from refusal_lightning.errors import UserError
 from refusal_lightning.files import writable_folder, write_text
 from refusal_lightning.judges import judges_by_name
 from refusal_lightning.judges.answers import AnswerFile
+from refusal_lightning.judges.asking import AskingJudge
 from refusal_lightning.judges.config import JudgeConfig
 from refusal_lightning.judges.local import LoadLocal
 from refusal_lightning.judges.rates import evaluate_completions, summary
@@ -31,7 +32,10 @@ def judge_completions(config: JudgeConfig, load_local: LoadLocal | None = None) 
     writable_folder(out.parent, "out")  # before anything is asked and paid for
     if out.is_dir():
         raise UserError(f"out: {str(out)!r} is a folder; name a file")
-    evaluation = evaluate_completions(rows, judges, AnswerFile(answers_path))
+    answers = AnswerFile(answers_path)
+    if any(isinstance(judge, AskingJudge) for judge in judges.values()):
+        answers.require_writable()
+    evaluation = evaluate_completions(rows, judges, answers)
     write_text(out, json.dumps(evaluation, indent=4, ensure_ascii=False, allow_nan=False) + "\n")
     print(f"{len(rows)} completions of {source}\n{summary(evaluation, list(judges))}\nresults: {out}", flush=True)
     return evaluation

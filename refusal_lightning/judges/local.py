@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.judges.asking import Message, Question
+from refusal_lightning.judges.asking import Message, Question, any_text
 from refusal_lightning.judges.verdict import Answers
 
 
@@ -41,7 +41,14 @@ class LocalSource:
     def identity(self) -> list[Any]:
         return ["local", self.model, self.max_new_tokens, self.dtype]
 
-    def ask(self, questions: Mapping[str, Question], answers: Answers) -> dict[str, str]:
+    def ask(
+        self,
+        questions: Mapping[str, Question],
+        answers: Answers,
+        harmless: Question | None = None,
+        readable: Callable[[str], bool] = any_text,
+    ) -> dict[str, str]:
+        """Every question is answered: nothing is turned down here, and what was cut short would be so again."""
         model = self.load(self.model)
         pending = list(questions.items())
         for start in range(0, len(pending), self.at_once):

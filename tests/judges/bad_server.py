@@ -20,6 +20,8 @@ class Act:
     """One reply. `hang` holds the reply back that long (or until the end of the test), `drop` cuts the connection."""
 
     content: Any = "safe"
+    finish: str = "stop"
+    """What ended the content, as the reply says."""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     body: str | None = None
@@ -93,7 +95,7 @@ def bad_server(behave: Callable[[str, int], Act]) -> Iterator[BadServer]:
                 return
             completion = {"id": "x", "object": "chat.completion", "created": 0, "model": "m"}
             message = {"role": "assistant", "content": act.content}
-            whole = completion | {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+            whole = completion | {"choices": [{"index": 0, "message": message, "finish_reason": act.finish}]}
             body = (json.dumps(whole) if act.body is None else act.body).encode()
             self.send_response(act.status)
             for name, value in {"Content-Type": act.content_type, **act.headers}.items():

@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +26,34 @@ def test_an_answer_is_synced_before_the_next_is_asked_for(tmp_path, monkeypatch)
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(path.read_bytes()))
     AnswerFile(path)["a"] = "safe"
     assert b"safe" in synced[-1]
+
+
+@pytest.mark.parametrize("room", range(0, 40, 3))
+def test_a_disk_that_takes_part_of_a_line_has_taken_nothing(tmp_path, room):
+    """A limit on the file's size: the system writes up to it, says how much, and refuses the rest, as a full disk."""
+    path = tmp_path / "answers.jsonl"
+    answers = AnswerFile(path)
+    answers["a"] = "safe"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + room, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot be written: .*run again to continue"):
+            answers["b"] = "unsafe, and a line that is longer than what there is room for"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert dict(answers) == dict(AnswerFile(path)) == {"a": "safe"}
+    answers["c"] = "safe"
+    assert dict(AnswerFile(path)) == {"a": "safe", "c": "safe"}
+
+
+def test_a_new_file_is_in_its_folder_after_a_power_loss(tmp_path, monkeypatch):
+    synced = list[bool]()
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(Path(f"/proc/self/fd/{fd}").is_dir()))
+    answers = AnswerFile(tmp_path / "answers.jsonl")
+    answers["a"] = "safe"
+    assert synced == [False, True]
+    answers["b"] = "safe"
+    assert synced == [False, True, False]
 
 
 @pytest.mark.parametrize("keep", range(1, 12))

@@ -43,7 +43,7 @@ class _Source:
     def __init__(self):
         self.asked = {}
 
-    def ask(self, questions, answers):
+    def ask(self, questions, answers, harmless=None, readable=bool):
         self.asked |= questions
         for key, question in questions.items():
             answers[key] = "unsafe" if "red" in question[0]["content"] else "safe"
