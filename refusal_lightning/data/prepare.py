@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,18 +43,18 @@ def prepare(
     given = None if splits is None else _given_splits(Path(splits))
     where = None if mirror is None else _mirror(mirror)
     _require_room(root)
-    with _bars(progress) as bar:
+    with _alone_in(root), _bars(progress) as bar:
         sets = {name: _processed(source, root, where, bar) for name, source in SOURCES.items()}
-    if given is None:
-        made = {
-            f"{kind}_{split}": rows
-            for kind, cut in (("harmful", harmful_splits), ("harmless", harmless_splits))
-            for split, rows in cut(sets, seed).items()
-        }
-        require_disjoint(made)
-        given = {name: (rows_to_bytes(rows), len(rows)) for name, rows in made.items()}
-    for name, (content, _) in given.items():
-        write_whole(root / "splits" / f"{name}.json", content)
+        if given is None:
+            made = {
+                f"{kind}_{split}": rows
+                for kind, cut in (("harmful", harmful_splits), ("harmless", harmless_splits))
+                for split, rows in cut(sets, seed).items()
+            }
+            require_disjoint(made)
+            given = {name: (rows_to_bytes(rows), len(rows)) for name, rows in made.items()}
+        for name, (content, _) in given.items():
+            write_whole(root / "splits" / f"{name}.json", content)
     return {name: count for name, (_, count) in given.items()}
 
 
@@ -182,6 +184,25 @@ def _require_room(root: Path) -> None:
         raise UserError(f"--out: cannot write in {str(root)!r}: {error.strerror}") from error
     if free < SPACE:
         raise UserError(f"--out: {root} has {free // 2**20} MB of free space, and {SPACE // 2**20} MB are needed")
+
+
+@contextmanager
+def _alone_in(root: Path) -> Iterator[None]:
+    """Hold the folder, where its file system knows locks: two runs would write into the same half-fetched files.
+
+    Raises UserError while another run holds it; the system lets go when a process ends, however it does.
+    """
+    descriptor = os.open(root, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"--out: another `data prepare` is at work in {root}; wait until it has ended") from None
+        except OSError:
+            pass  # no locks here: then the checksums alone keep the files right
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from refusal_lightning.errors import UserError
+from refusal_lightning.files import has_half_character
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".txt")
 
@@ -72,11 +73,23 @@ def to_rows(
             hint = _columns_hint(table) if isinstance(row, dict) and text_column not in row and index == 0 else ""
             raise UserError(f"{source}: row {index} (counted from 0) has no text in its field `{text_column}`{hint}")
         category = row.get(category_column)
-        rows.append({"instruction": text, "category": None if category in (None, "") else str(category)})
+        label = None if category in (None, "") else str(category)
+        for column, value in ((text_column, text), (category_column, label or "")):
+            require_whole(value, f"{source}: row {index} (counted from 0)", column)
+        rows.append({"instruction": text, "category": label})
     if not rows:
         kept = ", ".join(f"{k} = {v!r}" for k, v in (where or {}).items())
         raise UserError(f"{source} has no row with {kept}")
     return rows
+
+
+def require_whole(text: str, where: str, column: str) -> None:
+    """Raise UserError for half a character: JSON can spell it, but no tokenizer reads it and no result can hold it."""
+    if has_half_character(text):
+        raise UserError(
+            f"{where} has half a character (a lone surrogate such as \\ud83d) in its field `{column}`; remove it or "
+            "give the whole one"
+        )
 
 
 _MAP = "say which one with `columns`, e.g. {instruction: prompt}"
@@ -115,6 +128,8 @@ def _parsed(text: str, where: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise UserError(f"dataset file {where} is not JSON ({error})") from error
+    except RecursionError:
+        raise UserError(f"dataset file {where} is nested too deeply; it should be a list of objects") from None
 
 
 def _read_csv(path: Path) -> list[Any]:

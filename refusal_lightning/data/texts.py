@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refusal_lightning.data.files import write_whole
+from refusal_lightning.data.files import sha256_of, write_whole
 from refusal_lightning.data.hub import PREFIX, HubSet, hub_rows, load_hub, parse_hub
 from refusal_lightning.data.sources import SOURCES
-from refusal_lightning.data.tables import is_table, read_table
+from refusal_lightning.data.tables import is_table, read_table, require_whole
 from refusal_lightning.errors import UserError
 
 PILE = HubSet("monology/pile-uncopyrighted", None, "train")
@@ -79,7 +79,7 @@ def _alpaca(count: int, root: Path) -> list[Text]:
 
 
 def _streamed(hub: HubSet, count: int, columns: Mapping[str, str] | None, kept: Path | None) -> list[Text]:
-    place = None if kept is None else kept / f"{_file_name(hub)}-{count}.jsonl"
+    place = None if kept is None else kept / f"{_file_name(hub, columns)}-{count}.jsonl"
     if place is not None and place.is_file():
         rows: list[Any] = [json.loads(line) for line in place.read_text(encoding="utf-8").splitlines()]
     else:
@@ -92,9 +92,11 @@ def _streamed(hub: HubSet, count: int, columns: Mapping[str, str] | None, kept: 
     return _texts(rows, f"dataset {hub}", columns)
 
 
-def _file_name(hub: HubSet) -> str:
-    parts = (hub.repo, hub.revision, hub.config, hub.split)
-    return "-".join("".join(c if c.isalnum() else "-" for c in part) for part in parts if part)
+def _file_name(hub: HubSet, columns: Mapping[str, str] | None) -> str:
+    """The set's name for people, and a hash of all that says which texts these are, each part in its own place."""
+    readable = "".join(c if c.isalnum() else "-" for c in hub.repo)
+    parts = [hub.repo, hub.revision, hub.config, hub.split, sorted((columns or {}).items())]
+    return f"{readable}-{sha256_of(json.dumps(parts).encode())[:16]}"
 
 
 def _texts(rows: Iterable[Any], source: str, columns: Mapping[str, str] | None) -> list[Text]:
@@ -106,6 +108,8 @@ def _texts(rows: Iterable[Any], source: str, columns: Mapping[str, str] | None) 
         wrong = [found[part] for part, value in parts.items() if not isinstance(value, str)]
         if wrong:
             raise UserError(f"{source}: row {index} has no text in its field `{wrong[0]}`")
+        for part, value in parts.items():
+            require_whole(value, f"{source}: row {index}", found[part])
         texts.append(Text(parts["text"]) if "text" in parts else Text(parts["response"], parts["instruction"]))
     return texts
 

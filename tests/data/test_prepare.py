@@ -55,6 +55,22 @@ def test_what_it_writes(world, tmp_path, serve, how):
     assert load_dataset("jailbreakbench", root=out) == sets["jailbreakbench"]
 
 
+def test_two_at_once_do_not_share_half_fetched_files(world, tmp_path, serve, monkeypatch):
+    """The second one says so; the first one goes on, and after it the folder is free."""
+    told = []
+
+    def second(name):
+        with pytest.raises(UserError, match=r"another `data prepare` is at work in .*out"):
+            prepare.prepare(tmp_path / "out", world.mirror, progress=False)
+        told.append(name)
+
+    real = prepare.download
+    monkeypatch.setattr(prepare, "download", lambda *a: (told or second(a[0]), real(*a)))
+    first = prepare.prepare(tmp_path / "out", serve(world.mirror).url, progress=False)
+    assert told
+    assert prepare.prepare(tmp_path / "out", world.mirror, progress=False) == first
+
+
 def test_same_bytes_everywhere(world, tmp_path, serve):
     """The splits' digests are written down here: no machine, Python or order of fetching changes them."""
     prepare.prepare(tmp_path / "a", world.mirror, progress=False)

@@ -8,7 +8,7 @@ import json
 import datasets
 import pytest
 
-from refusal_lightning.data import hub
+from refusal_lightning.data import hub, texts
 from refusal_lightning.data.texts import ALPACA_FILE, Text, load_texts
 from refusal_lightning.errors import UserError
 
@@ -58,6 +58,28 @@ def test_streamed_once_and_kept(hub_folder, tmp_path, monkeypatch):
         load_texts(name, 5, tmp_path, kept=tmp_path / "kept")
 
 
+def test_kept_texts_are_those_of_their_columns_and_place(hub_folder, tmp_path, monkeypatch):
+    """Sets that differ in anything are kept apart: in their columns, or where one's config is another's revision."""
+    kept = tmp_path / "kept"
+    assert load_texts("hub:org/name::train", 2, tmp_path, kept=kept) == [Text("Once 0"), Text("Once 1")]
+    assert load_texts("hub:org/name::train", 2, tmp_path, kept=kept, columns={"text": "meta"}) == [Text("x")] * 2
+    pair = {"instruction": "meta", "response": "text"}
+    assert load_texts("hub:org/name::train", 1, tmp_path, kept=kept, columns=pair) == [Text("Once 0", "x")]
+    monkeypatch.setattr(texts, "hub_rows", lambda hub: [{"text": f"{hub.revision}, {hub.config}, {hub.split}"}])
+    names = ("@en::train", ":en:train", ":en-train", "@en:train", "@en-train")
+    found = [load_texts(f"hub:org/name{name}", 1, tmp_path, kept=kept) for name in names]
+    assert found == [
+        [Text(text)]
+        for text in (
+            "en, None, train",
+            "None, en, train",
+            "None, en-train, None",
+            "en, train, None",
+            "en-train, None, None",
+        )
+    ]
+
+
 def test_no_more_is_read_than_asked_for(monkeypatch):
     def rows():
         yield {"text": "a"}
@@ -88,6 +110,8 @@ def test_alpaca_without_inputs_in_the_authors_order(tmp_path):
         (["a"], {"text": "body"}, r"has no column `body`; its columns are instruction"),
         ([{"instruction": "secret"}], None, r"neither a text nor an instruction with its response; its columns are"),
         ([{"text": "a"}, {"text": None}], None, r"row 1 has no text in its field `text`"),
+        ([{"text": "a"}, {"text": "half \ud83d"}], None, r"row 1 has half a character .* in its field `text`"),
+        ([{"prompt": "a \ude00", "output": "b"}], None, r"row 0 has half a character .* in its field `prompt`"),
         ([{"text": "a"}], {"category": "x"}, r"either text, or instruction and response; not category"),
     ],
 )
