@@ -4,4 +4,8 @@ The method is that of "Refusal in Language Models Is Mediated by a Single Direct
 arXiv:2406.11717). Three stages, one way: ``cache`` -> ``select`` -> ``evaluate``.
 """
 
+from refusal_lightning import side_effects
+
+side_effects.switch_off()
+
 __version__ = "0.1.0"

@@ -374,7 +374,10 @@ class CapabilityConfig:
     tasks: list[str] = field(default_factory=lambda: ["everyday_facts"])
     """Tasks by their names in the harness (mmlu, arc_challenge, ...) or in your own files."""
     include_path: str | None = "dataset/sample/tasks"
-    """Folder with task files of your own; null: none."""
+    """Folder with task files of your own, relative to the folder one works in; null: none."""
+    trust_task_code: bool = False
+    """Run Python that task files of your own name (`!function`), and metrics that come from the Hub as code. Leave it
+    off unless you have read that code; on the command line only, no configuration file can turn it on."""
     interventions: list[InterventionName] = field(default_factory=lambda: ["baseline", "ablation", "actadd"])
     """Which of baseline, ablation, actadd (activation addition: -1) to run."""
     num_fewshot: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -14,9 +15,10 @@ from transformers import AutoModelForCausalLM
 
 from refusal_lightning.cli import main
 from refusal_lightning.config import CapabilityConfig
+from refusal_lightning.errors import UserError
 from refusal_lightning.interventions import BASELINE, ablation
 from refusal_lightning.models import ChatModel, load_chat_model
-from refusal_lightning.stages.capability import _metrics, run_tasks
+from refusal_lightning.stages.capability import _metrics, _task_manager, run_tasks
 from runs import write_config, write_data
 
 lm_eval = pytest.importorskip("lm_eval.tasks", reason="needs the extra `capability`")
@@ -150,6 +152,37 @@ def test_mistakes(tiny_llama_folder, tasks, tmp_path, capsys, arguments, says):
     config = write_config(tmp_path, tiny_llama_folder, tmp_path, capability=settings)
     assert main(["capability", "--config", config, *arguments]) == 2
     assert says in capsys.readouterr().err
+
+
+CODE = {
+    "a function": "process_docs: !function planted.touch",
+    "a function anywhere": "process_docs: !function os.system",
+    "a function in what it includes": "include: ../elsewhere.yaml",
+    "a metric of its own": "metric_list: [{metric: ./planted.py, hf_evaluate: true}]",
+    "a metric that the harness lacks": "metric_list: [{metric: ./planted.py}]",
+    "a template": "doc_to_text: \"{{ cycler.__init__.__globals__.os.system('touch ran') }}\"",
+}
+
+
+@pytest.mark.parametrize("line", CODE.values(), ids=CODE)
+def test_task_files_are_data(line, tiny_llama_folder, tasks, tmp_path, monkeypatch):
+    """Nothing that a task file names is imported or run; the same with the template of a task."""
+    (tasks / "planted.py").write_text("open('ran', 'w')\ndef touch(docs): return docs\n")
+    (tmp_path / "planted.py").write_text((tasks / "planted.py").read_text())
+    (tmp_path / "elsewhere.yaml").write_text("process_docs: !function planted.touch\n")
+    text = (tasks / "own.yaml").read_text().splitlines()
+    kept = [one for one in text if one.partition(":")[0] != line.partition(":")[0]]
+    (tasks / "own.yaml").write_text("\n".join([*kept, line]) + "\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(lm_eval, "TaskManager", partial(TaskManager, include_defaults=False))
+    for program in ("Popen", "run", "check_output"):
+        monkeypatch.setattr(subprocess, program, lambda *_, **__: pytest.fail("a program was started"))
+    config = CapabilityConfig(tasks=["own_task"], include_path="tasks")
+    with pytest.raises(UserError):
+        manager = _task_manager(config)
+        chat = load_chat_model(str(tiny_llama_folder), refusal_tokens=["I"])
+        run_tasks(chat.decoder("cpu"), chat.tokenizer, BASELINE, config, manager)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_without_the_harness(tiny_llama_folder, tmp_path, capsys, monkeypatch):

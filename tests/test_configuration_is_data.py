@@ -172,7 +172,7 @@ def test_nothing_is_read_from_the_environment_or_a_url(capsys, monkeypatch):
     assert "unrecognized" in _refused(capsys, "cache", "--conf", _file({"model": {"name": "x"}}))
 
 
-@pytest.mark.parametrize("switch", ["model.trust_remote_code"])
+@pytest.mark.parametrize("switch", ["model.trust_remote_code", "capability.trust_task_code"])
 def test_code_is_let_run_by_the_command_line_only(switch, capsys):
     command = _reader_of(switch)
     for content in (_nested(switch, True), {switch: True}, _nested(switch, "true")):

@@ -17,7 +17,7 @@ from refusal_lightning.errors import UserError
 _NOTATIONS = frozenset({"class_path", "init_args", "dict_kwargs", "__path__"})
 """Keys by which the parser knows an object that it is to build."""
 
-_SWITCHES = ("model.trust_remote_code",)
+_SWITCHES = ("model.trust_remote_code", "capability.trust_task_code")
 """The keys that let code run. A file is passed on, with a paper say; whoever starts the command has to say yes."""
 
 

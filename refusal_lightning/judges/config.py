@@ -15,7 +15,8 @@ def _require(condition: bool, key: str, wanted: str, value: Any = ...) -> None:
         raise ValueError(f"{key} is {'not ' if value is ... else repr(value) + '; it must be '}{wanted}")
 
 
-def _plain_url(url: str | None) -> bool:
+def plain_url(url: str | None) -> bool:
+    """Whether a base URL holds neither user nor query, in which keys could stand; None is one."""
     return url is None or re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", url) is not None
 
 
@@ -65,7 +66,7 @@ class JudgeSettings:
             value = getattr(self, key)
             _require(value is None or value > 0, key, "above 0", value)
         for key in ("llama_guard_url", "strongreject_url"):
-            _require(_plain_url(getattr(self, key)), key, "a base URL such as https://host/v1, without user or query")
+            _require(plain_url(getattr(self, key)), key, "a base URL such as https://host/v1, without user or query")
         for key in ("llama_guard_key_env", "strongreject_key_env"):
             name = getattr(self, key)
             known = name is None or re.fullmatch(r"[A-Z_][A-Z0-9_]*", name) is not None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import re
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, Protocol
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -14,6 +16,7 @@ from refusal_lightning.errors import UserError
 from refusal_lightning.files import whole_characters
 from refusal_lightning.judges.asking import Message
 from refusal_lightning.judges.backoff import Limits, retry_after
+from refusal_lightning.judges.config import plain_url
 
 Kind = Literal["busy", "passing", "garbled", "refused", "forbidden", "fatal"]
 """busy: every request must wait; passing: worth another try; garbled: no proper reply (a few tries); refused: this
@@ -185,8 +188,28 @@ class TogetherEndpoint:
 
 
 def together_url() -> str:
-    """Together's address, or the one in TOGETHER_BASE_URL; the SDK adds `/v1` itself."""
-    return os.environ.get("TOGETHER_BASE_URL", "https://api.together.ai").rstrip("/").removesuffix("/v1")
+    """Together's address, or the one in TOGETHER_BASE_URL; the SDK adds `/v1` itself. Raises UserError."""
+    url = os.environ.get("TOGETHER_BASE_URL") or "https://api.together.ai"
+    if not plain_url(url):  # it would stand in messages, with what it holds
+        raise UserError(
+            "the environment variable TOGETHER_BASE_URL is not a base URL such as https://host, without user or query"
+        )
+    return url.rstrip("/").removesuffix("/v1")
+
+
+def require_private(url: str, judge: str) -> None:
+    """Raise UserError where a key would travel in the clear: http to another machine."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    try:
+        here = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        here = host == "localhost" or host.endswith(".localhost")
+    if parts.scheme == "http" and not here:
+        raise UserError(
+            f"{judge} would send its key to {url} in the clear; use https, or an address of this machine (a tunnel: ssh "
+            f"-L 8000:{host}:8000 ...)"
+        )
 
 
 def _describe(error: Exception) -> str:

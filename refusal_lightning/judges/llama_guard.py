@@ -66,7 +66,7 @@ def templated(tokenizer: str) -> Callable[[str, str], Question]:
         from transformers import AutoTokenizer
 
         try:
-            render: Any = AutoTokenizer.from_pretrained(tokenizer).apply_chat_template
+            render: Any = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False).apply_chat_template
         except Exception as error:
             line = " ".join(str(error).split())[:200]
             raise UserError(f"llama_guard_tokenizer: {tokenizer!r} cannot be loaded ({line})") from error

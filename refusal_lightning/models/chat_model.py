@@ -26,6 +26,7 @@ from refusal_lightning.models.template import (
 )
 from refusal_lightning.models.thinking import leaves_thought_open
 from refusal_lightning.models.tokens import single_token_ids
+from refusal_lightning.side_effects import no_processors
 
 if TYPE_CHECKING:
     import torch
@@ -124,14 +125,15 @@ class ChatModel:
             model = load_qwen1(self.source, self.revision, self.qwen1_config, dtype, **within)
             # The bridge would place it again, and takes either a device or a model that is spread already.
             placement = {"hf_model": model, "device": device if self.device_map is None else None}
-        return TransformerBridge.boot_transformers(
-            self.source,
-            dtype=dtype,
-            tokenizer=self.tokenizer,
-            revision=self.revision,
-            trust_remote_code=self.trust_remote_code,
-            **placement,
-        )
+        with no_processors():
+            return TransformerBridge.boot_transformers(
+                self.source,
+                dtype=dtype,
+                tokenizer=self.tokenizer,
+                revision=self.revision,
+                trust_remote_code=self.trust_remote_code,
+                **placement,
+            )
 
     def release(self) -> None:
         """Let go of the weights; they are loaded again when they are next asked for."""

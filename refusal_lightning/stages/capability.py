@@ -20,6 +20,7 @@ from refusal_lightning.stages.console import say
 from refusal_lightning.stages.evaluate import plan
 from refusal_lightning.stages.files import digest, write_json
 from refusal_lightning.stages.model import open_model
+from refusal_lightning.stages.own_tasks import alone, refuse_functions
 from refusal_lightning.stages.runs import RunFolder
 
 
@@ -37,7 +38,8 @@ def capability(model: ModelConfig, trainer: TrainerConfig, runs: RunsConfig, cap
     direction, position, layer = run.load_direction()
     run.require_direction_of(chat.identity)
     run.prepare()
-    asked = {name: value for name, value in asdict(capability).items() if name not in ("interventions", "batch_size")}
+    no_matter = ("interventions", "batch_size", "trust_task_code")
+    asked = {name: value for name, value in asdict(capability).items() if name not in no_matter}
     asked["own_files"] = _own_files(capability)
     found: dict[str, dict[str, Any]] = {}
     computed = 0
@@ -76,13 +78,14 @@ def run_tasks(
 ) -> dict[str, Any]:
     """Scores of each task: ``tasks[name]`` holds metrics and their standard errors; ``samples`` how many questions."""
     import lm_eval
+    from jinja2 import TemplateError
     from lm_eval.models.huggingface import HFLM
 
     for name in ("lm_eval", "lm-eval"):
         logging.getLogger(name).setLevel(logging.ERROR)
     language_model = HFLM(pretrained=model.model, tokenizer=tokenizer, batch_size=config.batch_size)
     try:
-        with intervene(model, intervention):
+        with alone(config.trust_task_code), intervene(model, intervention):
             made = lm_eval.simple_evaluate(
                 model=language_model,
                 tasks=list(config.tasks),
@@ -92,7 +95,7 @@ def run_tasks(
                 task_manager=task_manager,
                 log_samples=False,
             )
-    except (OSError, ValueError, KeyError, ConnectionError) as error:
+    except (OSError, ValueError, KeyError, ConnectionError, TemplateError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"capability.tasks: {', '.join(config.tasks)} could not be run ({reason})") from error
     assert made is not None
@@ -116,6 +119,8 @@ def _task_manager(config: CapabilityConfig) -> Any:
         ) from error
     if config.include_path is not None and not Path(config.include_path).is_dir():
         raise UserError(f"capability.include_path: there is no folder {config.include_path!r}")
+    if config.include_path is not None and not config.trust_task_code:
+        refuse_functions(Path(config.include_path))
     manager = TaskManager(include_path=config.include_path)
     for task in config.tasks:
         if task not in manager.all_tasks:

@@ -122,9 +122,13 @@ def load_judge(
     say(f"judge: loading {name} in {settings.local_dtype} on {device}")
     disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        # Said outright: left unsaid, transformers asks on a terminal whether the repository's code may run.
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         model: Any = AutoModelForCausalLM.from_pretrained(
-            name, dtype=getattr(torch, settings.local_dtype), **({"device_map": "auto"} if spread else {})
+            name,
+            dtype=getattr(torch, settings.local_dtype),
+            trust_remote_code=False,
+            **({"device_map": "auto"} if spread else {}),
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]

@@ -52,6 +52,36 @@ def test_missing_or_broken_key_is_named_and_never_quoted(monkeypatch, judge, set
     assert not value or not value.strip() or value.split()[0] not in str(caught.value).split()
 
 
+def test_a_key_in_the_address_of_together_is_not_shown(monkeypatch):
+    monkeypatch.setenv("TOGETHER_API_KEY", "abc")
+    for url in ("https://me:S3CRET@host/v1", "https://host/v1?key=S3CRET"):
+        monkeypatch.setenv("TOGETHER_BASE_URL", url)
+        with pytest.raises(UserError, match="TOGETHER_BASE_URL is not a base URL") as caught:
+            judges_by_name(["llama_guard"])
+        assert "S3CRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["host", "10.0.0.7", "localhost.org", "127.com", "[fe80::1]"])
+def test_a_key_does_not_travel_in_the_clear(monkeypatch, host):
+    monkeypatch.setenv("MY_KEY", "abc")
+    for judge in ("llama_guard", "strongreject"):
+        address: dict[str, Any] = {f"{judge}_url": f"http://{host}:8000/v1"}
+        with pytest.raises(UserError, match="would send its key to .* in the clear; use https"):
+            judges_by_name([judge], JudgeSettings(**address, **{f"{judge}_key_env": "MY_KEY"}))
+        judges_by_name([judge], JudgeSettings(**address))  # without a key there is nothing to see
+    monkeypatch.setenv("TOGETHER_API_KEY", "abc")
+    monkeypatch.setenv("TOGETHER_BASE_URL", f"http://{host}:8000")
+    with pytest.raises(UserError, match="in the clear"):
+        judges_by_name(["llama_guard"])
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "judge.localhost"])
+def test_a_key_is_sent_to_this_machine(monkeypatch, host):
+    monkeypatch.setenv("MY_KEY", "abc")
+    settings = JudgeSettings(strongreject_url=f"http://{host}:8000/v1", strongreject_key_env="MY_KEY")
+    assert judges_by_name(["strongreject"], settings)
+
+
 def test_white_space_around_a_key_is_no_part_of_it(monkeypatch):
     from refusal_lightning.judges.endpoints import read_key
 
