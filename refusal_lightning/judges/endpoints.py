@@ -207,8 +207,8 @@ def require_private(url: str, judge: str) -> None:
         here = host == "localhost" or host.endswith(".localhost")
     if parts.scheme == "http" and not here:
         raise UserError(
-            f"{judge} would send its key to {url} in the clear; use https, or an address of this machine (a tunnel: ssh "
-            f"-L 8000:{host}:8000 ...)"
+            f"{judge} would send its key to {url} in the clear; use https, or an address of this machine (a tunnel: "
+            f"ssh -L 8000:{host}:8000 ...)"
         )
 
 
