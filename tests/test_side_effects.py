@@ -67,7 +67,12 @@ def test_no_question_whether_code_may_run(tiny_llama_folder, tmp_path, monkeypat
 
     asked: list[Any] = []
     original = AutoTokenizer.from_pretrained
-    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda *a, **k: asked.append(k) or original(*a, **k))
+
+    def listen(*args: Any, **kwargs: Any) -> Any:
+        asked.append(kwargs)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", listen)
     templated(str(tiny_llama_folder))("a", "b")
     assert [given.get("trust_remote_code") for given in asked] == [False]
 

@@ -67,7 +67,7 @@ def test_a_key_does_not_travel_in_the_clear(monkeypatch, host):
     for judge in ("llama_guard", "strongreject"):
         address: dict[str, Any] = {f"{judge}_url": f"http://{host}:8000/v1"}
         with pytest.raises(UserError, match="in the clear; use https"):
-            judges_by_name([judge], JudgeSettings(**address, **{f"{judge}_key_env": "MY_KEY"}))
+            judges_by_name([judge], JudgeSettings(**{**address, f"{judge}_key_env": "MY_KEY"}))
         judges_by_name([judge], JudgeSettings(**address))  # without a key there is nothing to see
     monkeypatch.setenv("TOGETHER_API_KEY", "abc")
     monkeypatch.setenv("TOGETHER_BASE_URL", f"http://{host}:8000")
