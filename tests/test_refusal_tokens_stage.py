@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,12 @@ class StoredLogits:
 
     def __init__(self, logits: dict[str, np.ndarray]) -> None:
         self.logits = logits
+        self.layout = SimpleNamespace(vocab_size=len(next(iter(logits.values()))))
 
-    def rows(self, hashes: list[str]) -> list[str]:
-        return hashes
+    def rows(self, hashes: list[str]) -> np.ndarray:
+        return np.array(hashes)
 
-    def read(self, array: str, rows: list[str]) -> np.ndarray:
+    def read(self, array: str, rows: np.ndarray) -> np.ndarray:
         assert array == "next_token_logits"
         return np.stack([self.logits[row] for row in rows])
 

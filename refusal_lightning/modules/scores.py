@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -31,6 +31,12 @@ class ScoreResult:
     """[place, prompt] bool: which were computed; a candidate is dropped once its sum proves it out."""
 
 
+class RowsOfLogits(Protocol):
+    """``logits[[3, 1]]`` is ``[prompt, vocab]``: a tensor, or something that reads the rows."""
+
+    def __getitem__(self, prompts: list[int], /) -> Any: ...
+
+
 class ScoreModule(ModelModule):
     """``predict_step`` runs interventions of a few candidates over all validation prompts of a kind.
 
@@ -45,13 +51,14 @@ class ScoreModule(ModelModule):
         model: ChatModel,
         directions: Float[Tensor, "position layer d_model"],
         prompts: Sequence[Sequence[int]],
-        baseline_logits: Float[Tensor, "prompt vocab"] | None,
+        baseline_logits: RowsOfLogits | None,
         kind: ScoreKind,
         batch_size: int,
         bounds: tuple[np.ndarray, np.ndarray],
         proven_out: ProvenOut | None = None,
     ) -> None:
-        """``prompts`` are token ids; ``baseline_logits`` theirs, in order (for KL); ``bounds`` what each prompt's
+        """``prompts`` are token ids; ``baseline_logits`` theirs, in order (for KL), a tensor or
+        rows that are read when asked for; ``bounds`` what each prompt's
         score lies between. ``batch_size`` is the number of rows of a pass. With ``proven_out`` a candidate's
         remaining prompts are left out once it says so."""
         super().__init__(model)

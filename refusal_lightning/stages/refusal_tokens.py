@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,12 +13,13 @@ from refusal_lightning.models import ChatModel
 from refusal_lightning.models.thinking import opens_thought
 from refusal_lightning.stages.console import say
 from refusal_lightning.stages.prompts import PromptSet
+from refusal_lightning.stages.stored_logits import StoredLogits
 from refusal_lightning.store import ActivationStore
 
 _COVERED = 0.5
 """A model that refuses begins so with most of its probability."""
 _AT_ONCE = 64
-"""Prompts whose logits are in memory at a time."""
+"""Prompts whose logits are in memory at a time; another number would round the mean otherwise."""
 
 
 def settle_refusal_tokens(
@@ -31,8 +30,8 @@ def settle_refusal_tokens(
     Sets ``chat.refusal_ids``. Returns each refusal token with its mean probabilities, for the record. Raises UserError
     where no token is much likelier on harmful prompts.
     """
-    likely = mean_probabilities(_logits(store, harmful))
-    otherwise = mean_probabilities(_logits(store, harmless))
+    likely = mean_probabilities(StoredLogits(store, harmful.hashes).pieces(_AT_ONCE))
+    otherwise = mean_probabilities(StoredLogits(store, harmless.hashes).pieces(_AT_ONCE))
     _say_thoughts(chat, likely)
     found_here = not chat.refusal_ids
     if found_here:
@@ -66,12 +65,6 @@ def settle_refusal_tokens(
             "model refuses few of these prompts, or its refusals begin otherwise"
         )
     return table
-
-
-def _logits(store: ActivationStore, prompts: PromptSet) -> Iterator[Float[Tensor, "prompt vocab"]]:
-    rows = store.rows(prompts.hashes)
-    for start in range(0, len(rows), _AT_ONCE):
-        yield torch.from_numpy(store.read("next_token_logits", rows[start : start + _AT_ONCE]))
 
 
 def _say_thoughts(chat: ChatModel, probabilities: Float[Tensor, " vocab"]) -> None:

@@ -31,6 +31,7 @@ from refusal_lightning.models import ChatModel
 from refusal_lightning.stages.company import wait_for_all
 from refusal_lightning.stages.console import say
 from refusal_lightning.stages.prompts import PromptSet
+from refusal_lightning.stages.stored_logits import StoredLogits
 from refusal_lightning.store import ActivationStore
 from refusal_lightning.writers.journal import Journal
 
@@ -43,11 +44,11 @@ KEPT = 5
 """So many of the best candidates are always scored in full: they are reported."""
 
 
-def score_bounds(n_harmful: int, harmless_logits: Float[np.ndarray, "prompt vocab"]) -> dict[ScoreKind, Bounds]:
+def score_bounds(n_harmful: int, harmless_logits: StoredLogits) -> dict[ScoreKind, Bounds]:
     """The least and the largest value of each kind of score for each prompt (see ``directions.bounds``)."""
     most = refusal_score_bound()
     n_harmless = len(harmless_logits)
-    lowest_kl = kl_lower_bounds(torch.from_numpy(harmless_logits)).numpy()
+    lowest_kl = harmless_logits.each(kl_lower_bounds)
     return {
         "bypass": (np.full(n_harmful, -most), np.full(n_harmful, most)),
         "induce": (np.full(n_harmless, -most), np.full(n_harmless, most)),
@@ -239,7 +240,7 @@ def compute_scores(
     directions: Float[np.ndarray, "position layer d_model"],
     harmful: PromptSet,
     harmless: PromptSet,
-    harmless_logits: Float[np.ndarray, "prompt vocab"],
+    harmless_logits: StoredLogits,
     upcoming: Callable[[], Work | None],
     batch_size: int,
     save: Callable[[], None],
@@ -258,7 +259,7 @@ def compute_scores(
             chat,
             torch.from_numpy(directions),
             (harmful if work.kind == "bypass" else harmless).token_ids,
-            torch.from_numpy(harmless_logits) if work.kind == "kl" else None,
+            harmless_logits if work.kind == "kl" else None,
             work.kind,
             batch_size,
             table.bounds[work.kind],

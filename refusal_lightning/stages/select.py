@@ -49,6 +49,7 @@ from refusal_lightning.stages.scoring import (
     score_bounds,
 )
 from refusal_lightning.stages.second_opinion import answer_kl_opinion, cosmic_opinion
+from refusal_lightning.stages.stored_logits import StoredLogits
 from refusal_lightning.stages.stores import open_complete, require_candidates
 from refusal_lightning.store import ActivationStore
 from refusal_lightning.writers.journal import Journal
@@ -134,7 +135,7 @@ def _select_one(
         "refusal_tokens": chat.refusal_ids,
     }
     key = f"scores-{digest([chat.identity, depends_on])}"
-    harmless_logits = _logits(store, harmless)
+    harmless_logits = StoredLogits(store, harmless.hashes)
     n_positions, n_layers, _ = directions.shape
     bounds = score_bounds(len(harmful), harmless_logits)
     table = ScoreTable(store, key, Journal(run.journal("scores", key)), (n_positions, n_layers), bounds)
@@ -259,7 +260,8 @@ def filter_prompts(
     """
     kept: dict[str, Filtered] = {}
     for name, prompts in sets.items():
-        scores = refusal_scores(torch.from_numpy(_logits(store, prompts)), chat.refusal_ids).numpy()
+        logits = StoredLogits(store, prompts.hashes)
+        scores = logits.each(lambda piece: refusal_scores(piece, chat.refusal_ids))
         harmful = name.startswith("harmful")
         threshold = config.harmful_threshold if harmful else config.harmless_threshold
         keep = np.isfinite(scores)
@@ -275,11 +277,6 @@ def filter_prompts(
             )
         kept[name] = Filtered(prompts.take(index.tolist()), scores[index], len(prompts))
     return kept
-
-
-def _logits(store: ActivationStore, prompts: PromptSet) -> np.ndarray:
-    """Stored baseline logits [prompt, vocab] in the order of the prompts."""
-    return store.read("next_token_logits", store.rows(prompts.hashes))
 
 
 def mean_differences(store: ActivationStore, harmful: PromptSet, harmless: PromptSet, n_positions: int) -> np.ndarray:
