@@ -12,7 +12,7 @@ RL_STORE=${RL_STORE:-}
 RL_LOCAL=${RL_LOCAL:-}
 RL_IMAGE=${RL_IMAGE:-}
 RL_MAX_RESTARTS=${RL_MAX_RESTARTS:-100}
-read -ra RL_ARGS <<<"${RL_ARGS:-}"
+IFS=$' \t\n' read -r -d '' -a RL_ARGS <<<"${RL_ARGS:-}" || true # words of all lines; it ends at the end, with 1
 
 export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
@@ -23,6 +23,7 @@ fi
 python=("$RL_ENV/bin/python")
 if [ -n "$RL_IMAGE" ]; then
   python=("${RL_CONTAINER:-apptainer}" exec --nv --bind "$RL_HOME")
+  if [ -n "$RL_LOCAL" ]; then python+=(--bind "$RL_LOCAL"); fi
   if [ -n "${RL_OVERLAY:-}" ]; then python+=(--overlay "$RL_OVERLAY:ro"); fi
   python+=("$RL_IMAGE" "${RL_IMAGE_ENV:-/opt/refusal_lightning}/bin/python")
 fi
@@ -36,71 +37,94 @@ trainer+=(--trainer.progress_bar false)
 store=()
 
 noticed=
-step=
-notice() {
-  noticed=1
-  echo "$(date +%T) $1: what is at hand is finished, then the job is requeued"
-  if [ -n "$step" ]; then kill -USR1 "$step" 2>/dev/null || true; fi # srun hands it to every process
-}
-trap 'notice "SLURM will end this job soon (USR1)"' USR1
-trap 'notice "SLURM is ending this job (TERM)"' TERM
+trap 'noticed+=" USR1"' USR1
+trap 'noticed+=" TERM"' TERM
 
-# Each file whole or not at all, and only if it is newer than the one that is there.
-copy_tree() {
-  [ -d "$1" ] || return 0
-  (cd "$1" && find . -type f ! -name '.*' ! -name '*.part' -print0) | while IFS= read -r -d '' file; do
-    if [ -e "$2/$file" ] && [ ! "$1/$file" -nt "$2/$file" ]; then continue; fi
-    mkdir -p "$(dirname "$2/$file")"
-    cp -p "$1/$file" "$2/$file.part"
-    mv "$2/$file.part" "$2/$file"
+# Runs a command so that a notice is heard, and handed to it, while it runs. A signal during `wait` can cost the status
+# of what is waited for, so that is asked for when the command has ended.
+heeding() {
+  local step status=0 known=
+  "$@" &
+  step=$!
+  while kill -0 "$step" 2>/dev/null; do
+    sleep 0.5 || true
+    if [ "$noticed" = "$known" ]; then continue; fi
+    known=$noticed
+    echo "$(date +%T) SLURM will end this job soon (${noticed##* }): what is at hand is finished first"
+    kill -USR1 "$step" 2>/dev/null || true # srun hands it to every process
   done
+  wait "$step" || status=$?
+  return "$status"
 }
 
 stage() {
-  local status=0 tasks=() given=()
+  local tasks=() given=()
   case $1 in
-    analyze) tasks=(--nodes=1 --ntasks=1) given=("${store[@]}") ;; # a single process, without the model
-    doctor | evaluate) given=("${trainer[@]}") ;;                  # without the store
-    *) given=("${trainer[@]}" "${store[@]}") ;;
+    analyze) tasks=(--nodes=1 --ntasks=1) given=(${store[@]+"${store[@]}"}) ;; # a single process, without the model
+    doctor | evaluate) given=("${trainer[@]}") ;;                              # without the store
+    *) given=("${trainer[@]}" ${store[@]+"${store[@]}"}) ;;
   esac
-  srun --kill-on-bad-exit=1 "${tasks[@]}" "${python[@]}" -m refusal_lightning "$1" --config "$RL_CONFIG" \
-    "${given[@]}" "${RL_ARGS[@]}" &
-  step=$!
-  while :; do # a signal ends `wait` before the step has ended
-    status=0
-    wait "$step" || status=$?
-    kill -0 "$step" 2>/dev/null || break
+  # `[@]+`: to bash before 4.4, an empty array is an unset variable.
+  heeding srun --kill-on-bad-exit=1 ${tasks[@]+"${tasks[@]}"} "${python[@]}" -m refusal_lightning "$1" \
+    --config "$RL_CONFIG" ${given[@]+"${given[@]}"} ${RL_ARGS[@]+"${RL_ARGS[@]}"}
+}
+
+# Takes the place of the (sub)shell that calls it.
+copy_stores() {
+  [ -d "$1" ] || exit 0
+  exec "${python[@]}" -m refusal_lightning store copy "$1" "$2"
+}
+
+# The node's own disk gets what the shared folder has, and the stages use that.
+use_own_disk() {
+  if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
+    echo "RL_LOCAL is for jobs on one node: several nodes write one store, on a shared file system or s3://" >&2
+    return 2
+  fi
+  case $shared in
+    *://*)
+      echo "RL_LOCAL copies a folder and RL_STORE is $shared; leave one of them out" >&2
+      return 2
+      ;;
+  esac
+  store=(--store.root "$own")
+  heeding copy_stores "$shared" "$own"
+}
+
+# The shared folder gets what the node's own disk has, however often the job is told to end meanwhile. Ends the job
+# where that cannot be.
+bring_back() {
+  local status=0 aside=$shared.of-job-$SLURM_JOB_ID
+  (trap '' USR1 TERM && copy_stores "$own" "$shared") || status=$?
+  if [ "$status" -eq 0 ]; then return 0; fi
+  if [ "$status" -eq 2 ] && (trap '' USR1 TERM && copy_stores "$own" "$aside"); then
+    echo "what this job has computed is in $aside: a folder of stores, to be named in RL_STORE or store.root" >&2
+  else
+    echo "what this job has computed is still in $own on $(hostname)" >&2
+  fi
+  exit "$status"
+}
+
+# One stage after the other, as long as they succeed and there is time.
+all_stages() {
+  local name status=0
+  if [ -n "$RL_LOCAL" ]; then use_own_disk || return; fi
+  for name in $RL_STAGES; do
+    if [ -n "$noticed" ]; then return 143; fi
+    stage "$name" || status=$?
+    if [ -n "$RL_LOCAL" ]; then bring_back; fi
+    if [ "$status" -ne 0 ]; then return "$status"; fi
   done
-  step=
-  return "$status"
 }
 
 run_stages() {
   cd "$RL_HOME"
-  local shared=${RL_STORE:-activation_store} status=0 name
-  if [ -n "$RL_LOCAL" ]; then
-    if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
-      echo "RL_LOCAL is for jobs on one node: several nodes write one store, on a shared file system or s3://" >&2
-      exit 2
-    fi
-    case $shared in
-      *://*)
-        echo "RL_LOCAL copies a folder and RL_STORE is $shared; leave one of them out" >&2
-        exit 2
-        ;;
-    esac
-    copy_tree "$shared" "$RL_LOCAL/activation_store"
-    store=(--store.root "$RL_LOCAL/activation_store")
-  elif [ -n "$RL_STORE" ]; then
-    store=(--store.root "$RL_STORE")
-  fi
+  local shared=${RL_STORE:-activation_store} own=$RL_LOCAL/activation_store status=0
+  shared=${shared%/}
+  if [ -n "$RL_STORE" ]; then store=(--store.root "$RL_STORE"); fi
   echo "$(date +%T) job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $SLURM_JOB_NODELIST"
-  for name in $RL_STAGES; do
-    stage "$name" || status=$?
-    if [ -n "$noticed" ] || [ "$status" -ne 0 ]; then break; fi
-  done
-  if [ -n "$RL_LOCAL" ]; then copy_tree "$RL_LOCAL/activation_store" "$shared"; fi
-  if [ -z "$noticed" ]; then
+  all_stages || status=$?
+  if [ -z "$noticed" ] || [ "$status" -eq 0 ] || [ "$status" -eq 2 ]; then # 2: a mistake, which a restart only repeats
     echo "$(date +%T) ended with status $status"
     exit "$status"
   fi

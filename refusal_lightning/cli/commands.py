@@ -94,6 +94,10 @@ COMMANDS = {
         "drop what is damaged in a store, so that `cache` computes just that",
         "refusal_lightning.stages.care:store_repair",
     ),
+    "store copy": Command(
+        "copy a store, or a folder of them, so that the copy can be read and continued at any moment",
+        "refusal_lightning.stages.care:store_copy",
+    ),
     "store export": Command(
         "write a selection of a store to one safetensors or npz file", "refusal_lightning.stages.care:store_export"
     ),

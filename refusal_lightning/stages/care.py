@@ -6,6 +6,7 @@ import json
 from typing import Any, Literal
 
 from refusal_lightning.store import StoreError, care
+from refusal_lightning.store.copying import copy
 from refusal_lightning.store.export import export
 
 
@@ -47,6 +48,18 @@ def store_repair(url: str, options: dict[str, Any] | None = None) -> None:
     for problem in problems:
         print(problem.what)
     print(f"{len(problems)} problems mended or dropped in {url}" + ("; run `cache` again" if problems else ""))
+
+
+def store_copy(source: str, target: str, options: dict[str, Any] | None = None) -> None:
+    """Bring a copy of a store up to date: what it lacks of the source is added, what it has stays.
+
+    Args:
+        source: The store's folder or URL, or a folder of stores.
+        target: Where its copy is or will be; a folder of stores where the source is one.
+        options: What fsspec is told about a URL, as store.options of a configuration.
+    """
+    for done in copy(source, target, options):
+        print(f"{done.url}: {done.shards} files of shards ({done.bytes / 1e6:,.1f} MB), {done.results} results copied")
 
 
 def store_export(

@@ -86,7 +86,7 @@ class ActivationStore:
         if manifest is None:
             encoding = encoding or Encoding()
             geometry = plan_geometry(layout, encoding, planned, planned_tokens, longest)
-            _refuse_foreign(objects, layout)
+            refuse_foreign(objects, layout)
             with planning(objects) as check:
                 manifest = read_manifest(objects)
                 if manifest is None:
@@ -470,7 +470,7 @@ class ActivationStore:
         return source, self._groups(source.spec, layers), rows
 
 
-def _refuse_foreign(objects: Objects, layout: Layout) -> None:
+def refuse_foreign(objects: Objects, layout: Layout) -> None:
     """A folder with other things in it does not become a store."""
     known = {*coordinates.PER_PROMPT, *layout.array_names, "layer", "position", "token", "token_start", "results"}
     foreign = [name for name in objects.folders("") if name not in known]

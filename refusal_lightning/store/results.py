@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -19,8 +20,17 @@ FOLDER = "results"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def save(objects: Objects, key: str, arrays: Mapping[str, np.ndarray], attrs: Mapping[str, Any]) -> None:
-    """Write the arrays under a fresh version, then flip the result's marker to it: no reader sees half."""
+def save(
+    objects: Objects,
+    key: str,
+    arrays: Mapping[str, np.ndarray],
+    attrs: Mapping[str, Any],
+    saved: float | None = None,
+) -> None:
+    """Write the arrays under a fresh version, then flip the result's marker to it: no reader sees half.
+
+    ``saved`` is when it was saved, seconds since 1970: now, unless it is a copy of what was saved elsewhere.
+    """
     for name in (key, *arrays):
         if not _NAME.fullmatch(name):
             raise UserError(f"store {objects.url}: a result's name holds letters, digits, . _ and -, not {name!r}")
@@ -35,7 +45,8 @@ def save(objects: Objects, key: str, arrays: Mapping[str, np.ndarray], attrs: Ma
         names[name] = list(array.shape)
     objects.write(f"{FOLDER}/{key}/{version}/zarr.json", [[_group({})]])
     objects.write(f"{FOLDER}/zarr.json", [[_group({})]])
-    marker = {"version": version, "arrays": names, "attrs": dict(attrs)}
+    when = time.time() if saved is None else saved
+    marker = {"version": version, "arrays": names, "attrs": dict(attrs), "saved": when}
     objects.write(f"{FOLDER}/{key}/zarr.json", [[_group(marker)]])
     if before:
         objects.delete_folder(f"{FOLDER}/{key}/{before}")
@@ -57,6 +68,12 @@ def load(objects: Objects, key: str) -> tuple[dict[str, np.ndarray], dict[str, A
                     "computed again"
                 ) from error
     raise StoreError(f"store {objects.url}: result {key} is being replaced over and over")
+
+
+def saved(objects: Objects, key: str) -> float:
+    """When a result was saved, seconds since 1970: 0 by a version that did not note it, -1 where there is none."""
+    marker = _marker(objects, key)
+    return -1.0 if marker is None else float(marker.get("saved", 0.0))
 
 
 def listed(objects: Objects) -> list[str]:
