@@ -114,7 +114,7 @@ def test_induce_scores_from_the_first_and_the_last_layer(chat, prompts, layer):
 
 
 def test_the_beginning_is_shared(chat, prompts, monkeypatch):
-    """It is run once per candidate, and what follows is all that is run per prompt; not beyond a sliding window."""
+    """It is run once per candidate, and what follows is all that is run per prompt; also beyond a sliding window."""
     tokens: list[int] = []
     model = chat.bridge("cpu").original_model
     counting = model.get_input_embeddings().register_forward_pre_hook(lambda m, args: tokens.append(args[0].numel()))
@@ -128,11 +128,8 @@ def test_the_beginning_is_shared(chat, prompts, monkeypatch):
     finally:
         counting.remove()
     assert shared > 10 and without >= 3 * sum(len(p) for p in prompts)
-    window = getattr(model.config, "sliding_window", None)
-    if window is not None and window < max(map(len, prompts)):
-        assert with_sharing == without
-    else:
-        assert with_sharing <= 3 * (shared + 1.15 * sum(len(p) - shared for p in prompts))
+    check = 4 * max(map(len, prompts))  # whether sharing is exact is tried once, with two prompts
+    assert with_sharing <= check + 3 * (shared + 1.15 * sum(len(p) - shared for p in prompts))
 
 
 def test_without_a_shared_beginning(chat):

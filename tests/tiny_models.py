@@ -52,6 +52,25 @@ _ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 ARCHITECTURES = tuple(_ARCHITECTURES)
 
+# What shortcuts and hooks have to get right beside those: blocks that give tuples (Falcon, BLOOM, MPT, GPT-Neo),
+# absolute positions (GPT-2, GPT-Neo), distances in columns (MPT, GPT-Neo's window), a third write (Falcon-H1).
+_UNUSUAL: dict[str, dict[str, Any]] = {
+    "falcon": {"num_key_value_heads": None},
+    "bloom": {},
+    "mpt": {"max_seq_len": 512, "expansion_ratio": 2},
+    "gpt2": {"num_key_value_heads": None},
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]], "window_size": 12},
+    "falcon_h1": {
+        "mamba_d_ssm": 32,
+        "mamba_n_heads": 4,
+        "mamba_d_head": 8,
+        "mamba_d_state": 8,
+        "mamba_n_groups": 1,
+        "mamba_chunk_size": 8,
+    },
+}
+UNUSUAL_ARCHITECTURES = tuple(_UNUSUAL)
+
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE with a chat template; as many real ones, it adds `<s>` unless told not to."""
@@ -81,7 +100,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_model(arch: str, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """A float32 model of an architecture in ``ARCHITECTURES`` (4 layers, width 32, eager attention) and its tokenizer.
+    """A float32 model of an architecture listed above (4 layers, width 32, eager attention) and its tokenizer.
 
     Same seed, same weights. Norm weights and biases are random too, so that a hook on the wrong side of a norm or
     of a bias shows. As with many chat models, generation stops at two tokens: `</s>` and `<|end|>`.
@@ -99,7 +118,9 @@ def tiny_model(arch: str, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTok
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    settings = {key: value for key, value in {**common, **_ARCHITECTURES[arch]}.items() if value is not None}
+    settings = {
+        key: value for key, value in {**common, **(_ARCHITECTURES | _UNUSUAL)[arch]}.items() if value is not None
+    }
     config = AutoConfig.for_model(arch, **settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

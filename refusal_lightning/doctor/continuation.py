@@ -12,14 +12,24 @@ from refusal_lightning.doctor.material import Material
 from refusal_lightning.doctor.padding import worst
 from refusal_lightning.doctor.readings import relative_change
 from refusal_lightning.modules.prompt_passes import PromptSetTokens, last_logits, prefix_pass
+from refusal_lightning.modules.shortcuts import shares_exactly
+
+_SHARED = (
+    "the scores of `select` go on from keys and values that prompts share, and on this model that is not the same as a "
+    "whole pass (its cache, positions or attention window): do not trust `select` here, and report it"
+)
+_WHOLE = (
+    "the passes of `select` call the Hugging Face model itself, and give something else than the bridge does (its mask "
+    "or positions): do not trust `select` here, and report it"
+)
 
 
 def check_continuation(material: Material) -> Finding:
     """Logits of every prompt alone, against those of batches that go on from a cache of the template's beginning."""
     chat = material.chat
     model: Any = material.bridge.original_model
-    window = getattr(model.config.get_text_config(), "sliding_window", None)
-    tokens = PromptSetTokens(material.prompts, len(material.prompts), window, material.device)
+    shares = shares_exactly(model, material.prompts, material.device, lambda text: None)
+    tokens = PromptSetTokens(material.prompts, len(material.prompts), shares, material.device)
     past = prefix_pass(model, tokens.prefix, 1)
     figures = [0.0] * tokens.n_prompts
     for bucket in tokens.buckets:
@@ -35,8 +45,5 @@ def check_continuation(material: Material) -> Finding:
         worst(figures),
         bound,
         verdict,
-        ""
-        if verdict == "ok"
-        else "the scores of `select` go on from keys and values that prompts share, and on this model that is not the "
-        "same as a whole pass (its cache, positions or attention window): do not trust `select` here, and report it",
+        "" if verdict == "ok" else _SHARED if tokens.prefix.shape[1] else _WHOLE,
     )

@@ -12,11 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from refusal_lightning.errors import UserError
+from refusal_lightning.models.blocks import STREAM, block_facts
+from refusal_lightning.models.hooked import HookedModel
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
-
-    from refusal_lightning.models.hooked import HookedModel
 
 HookFunction = Callable[[Tensor, Any], Tensor]
 
@@ -35,6 +35,8 @@ class Intervention:
     """The unit direction projected out at every write, float64."""
     added: tuple[int, Float[Tensor, " d_model"]] | None = None
     """A layer, and the vector added to its ``resid_pre``, float64."""
+    everywhere: HookFunction | None = None
+    """What acts at every write; where a model writes unseen, it is put wherever the stream can be reached as well."""
 
 
 BASELINE = Intervention("baseline", lambda n_layers: ())
@@ -45,7 +47,8 @@ def ablation(direction: Float[Tensor, " d_model"]) -> Intervention:
 
     The writes are the embedding (the first block's input) and each block's attention and MLP output, as added to
     the stream (after a post-norm, where a family has one). The stream is a sum of writes, so every later
-    ``resid_pre``, ``resid_mid`` and ``resid_post`` is orthogonal to r without a projection of its own.
+    ``resid_pre``, ``resid_mid`` and ``resid_post`` is orthogonal to r without a projection of its own. Where a block
+    has a third write (a Mamba branch, per-layer inputs), those are projected too, which comes to the same.
     """
     unit = unit_direction(direction)
     return replace(at_every_write("ablation", _project_out(unit)), ablated=unit)
@@ -66,7 +69,7 @@ def at_every_write(name: str, hook: HookFunction) -> Intervention:
             writes += [f"blocks.{layer}.hook_attn_out", f"blocks.{layer}.hook_mlp_out"]
         return [(write, hook) for write in writes]
 
-    return Intervention(name, hooks)
+    return Intervention(name, hooks, everywhere=hook)
 
 
 def addition(vector: Float[Tensor, " d_model"], layer: int, coefficient: float) -> Intervention:
@@ -93,6 +96,12 @@ def _project_out(unit: Float[Tensor, " d_model"]) -> HookFunction:
 def intervene(bridge: TransformerBridge | HookedModel, intervention: Intervention) -> Iterator[None]:
     """Run the body with the intervention's hooks on the model; they come off at the end, also after an exception."""
     pairs = list(intervention.hooks(bridge.cfg.n_layers))
+    facts = bridge.facts if isinstance(bridge, HookedModel) else block_facts(bridge)
+    if intervention.everywhere is not None and not facts.adds_up:
+        taken = {name for name, _ in pairs}
+        streams = [f"blocks.{layer}.hook_{point}" for layer in range(bridge.cfg.n_layers) for point in STREAM]
+        more = [name for name in streams if name not in taken and name in bridge.hook_dict]
+        pairs = [*((name, intervention.everywhere) for name in more), *pairs]
     for name, _ in pairs:
         if name not in bridge.hook_dict:
             raise UserError(f"{intervention.name} needs the hook {name}, which this model's architecture does not have")

@@ -92,4 +92,4 @@ class RowInterventions:
             writes = at_every_write("", project).hooks(n_layers) if self._unit is not None else ()
             return [*writes, *added]
 
-        return Intervention("rows", hooks)
+        return Intervention("rows", hooks, everywhere=None if self._unit is None else project)

@@ -6,12 +6,14 @@ Masks, position embeddings, final norm and any logit cap remain the model's own,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
 from torch import Tensor
+
+from refusal_lightning.models.blocks import block_facts
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -24,16 +26,18 @@ def skip_blocks(
     """During the body a forward pass enters at ``layer`` with ``resid_pre``; run it with ``use_cache=False``.
 
     Hooks of the blocks below ``layer`` do not fire; those of ``layer`` and above do. The blocks are themselves
-    again at the end, also after an exception.
+    again at the end, also after an exception. A block that is stepped over gives back what it always does, a tensor or
+    a tuple; what else it does (write keys that a later block reads) it does not.
     """
+    facts = block_facts(bridge)
     lower = [bridge.blocks[index] for index in range(layer)]
 
-    def step_over(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return resid_pre
+    def step_over(index: int) -> Callable[..., Any]:
+        return lambda *args, **kwargs: facts.output(index, resid_pre)
 
     try:
-        for block in lower:
-            vars(block)["forward"] = step_over  # setattr would reach through to the wrapped module
+        for index, block in enumerate(lower):
+            vars(block)["forward"] = step_over(index)  # setattr would reach through to the wrapped module
         if layer == 0:
             with bridge.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", lambda activation, hook: resid_pre)]):
                 yield

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from refusal_lightning.errors import UserError
+from refusal_lightning.models.blocks import block_facts
 from refusal_lightning.models.families import FAMILIES, Family, family_of
 from refusal_lightning.models.fingerprint import weights_digest
 from refusal_lightning.models.qwen1 import load_qwen1
@@ -92,16 +93,26 @@ class ChatModel:
         It is on the device, or where ``device_map`` puts it. Residuals are the Hugging Face model's own: no folded
         norms, no centred weights.
         """
+        import torch
         from transformers.utils.logging import disable_progress_bar
 
         if self._bridge is None:
             disable_progress_bar()
             try:
                 bridge = self._boot(str(device))
-            except (OSError, ValueError) as error:
-                raise UserError(f"model {self.source!r} cannot be loaded: {one_line(error)}") from error
-            bridge.requires_grad_(False)
-            bridge.eval()
+                bridge.requires_grad_(False)
+                bridge.eval()
+                facts = block_facts(bridge)
+            except (torch.OutOfMemoryError, UserError):
+                raise
+            except Exception as error:  # whatever an architecture's code makes of a first pass
+                what = f"{type(error).__name__}: " if not isinstance(error, OSError | ValueError) else ""
+                raise UserError(f"model {self.source!r} cannot be loaded: {what}{one_line(error)}") from error
+            if not facts.one_stream:
+                raise UserError(
+                    f"the blocks of {type(bridge.original_model).__name__} carry several residual streams that mix, so "
+                    "a direction has no single stream to be read from or ablated in; choose another model"
+                )
             self._bridge = bridge
         return self._bridge
 

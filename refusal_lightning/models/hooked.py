@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from refusal_lightning.models.blocks import STREAM, BlockFacts, block_facts
+
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-POINTS = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")
-"""The hook points of a block that interventions act at."""
+POINTS = ("resid_pre", "attn_out", "mlp_out")
+"""The hook points of a block that interventions act at; where blocks write to the stream unseen, ``STREAM`` too."""
 WRAPPER = "._original_component"
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}
 """Largest relative error (norms) of an activation against the bridge's; half precision: 0.1. Rounding stays well
@@ -39,6 +41,7 @@ class HookedModel:
     cfg: Any
     hook_dict: Mapping[str, Any]
     hooks: Callable[..., AbstractContextManager[Any]]
+    facts: BlockFacts
     kind: str
     """How it is run: sdpa or eager (Hugging Face's own modules with that attention), or bridge."""
 
@@ -57,7 +60,7 @@ def hooked_model(bridge: TransformerBridge) -> HookedModel:
 
 def bridged_model(bridge: TransformerBridge) -> HookedModel:
     """The bridge in the same clothes."""
-    return HookedModel(bridge.original_model, bridge.cfg, bridge.hook_dict, bridge.hooks, "bridge")
+    return HookedModel(bridge.original_model, bridge.cfg, bridge.hook_dict, bridge.hooks, block_facts(bridge), "bridge")
 
 
 def _native(bridge: TransformerBridge, attention: str) -> HookedModel:
@@ -87,10 +90,11 @@ def _native(bridge: TransformerBridge, attention: str) -> HookedModel:
         for side in ("hook_in", "hook_out")
         if (point := module._modules.get(side)) is not None
     }
+    facts = block_facts(bridge)
     places = {}
     for layer in range(bridge.cfg.n_layers):
-        for point in POINTS:
-            hook_name = f"blocks.{layer}.{point}"
+        for point in dict.fromkeys(POINTS if facts.adds_up else (*POINTS, *STREAM)):
+            hook_name = f"blocks.{layer}.hook_{point}"
             if hook_name in bridge.hook_dict:
                 path, side = owners[id(bridge.hook_dict[hook_name])]
                 places[hook_name] = (model.get_submodule(path), side)
@@ -108,7 +112,7 @@ def _native(bridge: TransformerBridge, attention: str) -> HookedModel:
             for handle in handles:
                 handle.remove()
 
-    return HookedModel(model, bridge.cfg, places, hooks, attention)
+    return HookedModel(model, bridge.cfg, places, hooks, facts, attention)
 
 
 def _before(module: nn.Module, function: Callable[[Tensor, Any], Any]) -> Any:

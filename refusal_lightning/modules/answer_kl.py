@@ -51,9 +51,8 @@ class AnswerKLModule(ModelModule):
             for index in length_batches([len(p) for p in self._prompts], self._batch_size):
                 prompts = [list(self._prompts[i]) for i in index]
                 ids, mask = (t.to(self.input_device) for t in left_pad(prompts))
-                answers = decode_greedily(
-                    self.bridge.original_model, ids, mask, set(self.model.stop_ids), self._n_tokens
-                )
+                stop_ids, context = set(self.model.stop_ids), self.model.context
+                answers = decode_greedily(self.bridge.original_model, ids, mask, stop_ids, self._n_tokens, context)
                 # The last token of an answer is predicted, and predicts nothing that is looked at.
                 read = [prompt + answer[:-1] for prompt, answer in zip(prompts, answers, strict=True)]
                 ids, mask = (t.to(self.input_device) for t in left_pad(read))

@@ -18,18 +18,26 @@ Choose = Callable[[Float[Tensor, "row vocab"], list[int], int], Int[Tensor, " ro
 """Next tokens from logits, for the rows of these numbers, each of which has so many tokens already."""
 
 
+def beyond(n_tokens: int, context: int | None) -> bool:
+    """Whether a row of so many tokens is longer than the model can read."""
+    return context is not None and n_tokens > context
+
+
 def decode_greedily(
     model: Any,
     ids: Int[Tensor, "prompt token"],
     mask: Int[Tensor, "prompt token"],
     stop_ids: Collection[int],
     max_new_tokens: int,
+    context: int | None = None,
 ) -> list[list[int]]:
     """The likeliest continuation of each left-padded prompt, as token ids without the stop token.
 
     ``model`` is a Hugging Face causal language model, hooks and all; they act at the prompt and at every step.
     """
-    return decode_batch(model, ids, mask, stop_ids, max_new_tokens, lambda logits, rows, step: logits.argmax(-1))
+    return decode_batch(
+        model, ids, mask, stop_ids, max_new_tokens, lambda logits, rows, step: logits.argmax(-1), context
+    )
 
 
 def decode_batch(
@@ -39,13 +47,16 @@ def decode_batch(
     stop_ids: Collection[int],
     max_new_tokens: int,
     choose: Choose,
+    context: int | None = None,
 ) -> list[list[int]]:
     """The continuation of each left-padded prompt, with the model's own kind of cache.
 
-    A row that has met a stop token leaves the batch, so the rest does not pay for it.
+    A row that has met a stop token leaves the batch, so the rest does not pay for it. So does one that has filled the
+    ``context``, in tokens: its last token could not be read.
     """
     answers: list[list[int]] = [[] for _ in range(len(ids))]
     alive = list(range(len(ids)))
+    n_tokens = mask.sum(-1).tolist()
     cache = DynamicCache(config=model.config)
     tokens = ids
     for step in range(max_new_tokens):
@@ -62,8 +73,10 @@ def decode_batch(
         going_on = []
         for row, token in enumerate(chosen.tolist()):
             if token not in stop_ids:
-                answers[alive[row]].append(token)
-                going_on.append(row)
+                answer = answers[alive[row]]
+                answer.append(token)
+                if not beyond(n_tokens[alive[row]] + len(answer), context):
+                    going_on.append(row)
         if not going_on:
             break
         if len(going_on) < len(alive):

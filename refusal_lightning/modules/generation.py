@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from refusal_lightning.interventions import Intervention, intervene
 from refusal_lightning.models import ChatModel
@@ -20,6 +19,7 @@ from refusal_lightning.modules.batch_size import rows_that_fit
 from refusal_lightning.modules.decoding import decode_batch
 from refusal_lightning.modules.refilling import Row, decode_rows
 from refusal_lightning.modules.sampling import Sampling
+from refusal_lightning.modules.shortcuts import keeps_columns, shares_exactly
 
 APART = 16
 """Rows at a time for models whose memory is not estimated."""
@@ -94,7 +94,15 @@ class GenerationModule(ModelModule):
                 if apart:
                     return self._decode_apart(model, rows, stop_ids, n_rows)
                 return decode_rows(
-                    model, rows, self.interventions, stop_ids, self.max_new_tokens, n_rows, self.sampling
+                    model,
+                    rows,
+                    self.interventions,
+                    stop_ids,
+                    self.max_new_tokens,
+                    n_rows,
+                    self.sampling,
+                    self._shares(model, rows),
+                    self.model.context,
                 )
             except torch.OutOfMemoryError:
                 if n_rows == 1:
@@ -102,6 +110,10 @@ class GenerationModule(ModelModule):
             self.n_slots = n_rows = n_rows // 2
             torch.cuda.empty_cache()
             self.tell(f"evaluate: out of GPU memory, going on with {n_rows} rows at a time (evaluate.batch_size)")
+
+    def _shares(self, model: HookedModel, rows: list[Row]) -> bool:
+        prompts = [row.token_ids for row in rows]
+        return shares_exactly(model.model, prompts, self.device, lambda s: self.tell(f"evaluate: {s}"))
 
     def _decode_apart(self, model: HookedModel, rows: list[Row], stop_ids: set[int], size: int) -> list[list[int]]:
         """Each intervention's rows by themselves, no newcomers, with the model's own cache."""
@@ -120,7 +132,9 @@ class GenerationModule(ModelModule):
 
                 ids, mask = (t.to(device) for t in left_pad([rows[i].token_ids for i in some]))
                 with intervene(model, intervention):
-                    made = decode_batch(model.model, ids, mask, stop_ids, self.max_new_tokens, choose)
+                    made = decode_batch(
+                        model.model, ids, mask, stop_ids, self.max_new_tokens, choose, self.model.context
+                    )
                 for i, answer in zip(some, made, strict=True):
                     answers[i] = answer
         return answers
@@ -129,11 +143,7 @@ class GenerationModule(ModelModule):
 def can_refill(config: Any) -> bool:
     """Whether rows may come and go: where every layer keeps keys and values, and attends to all or to a window.
 
-    Chunked attention counts columns from the batch's beginning, recurrent layers keep no columns, and layers that share
-    another's keys have none of their own.
+    Chunked attention counts columns from the batch's beginning.
     """
-    config = config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-    layers = DynamicCache(config=config).layers
-    columns = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
-    return columns and not kinds and not getattr(config, "num_kv_shared_layers", 0)
+    kinds = set(getattr(config.get_text_config(), "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    return keeps_columns(config) and not kinds

@@ -2,6 +2,10 @@
 
 A chat template puts the same tokens (its system message) before every instruction. Under an intervention they give
 the same keys and values for every prompt, so they are run once per direction and the rest continues from there.
+
+Rows are left-padded as whole prompts are: padding, shared beginning, rest. Padding between the beginning and the rest
+would move the beginning away, which shows wherever distance counts in columns (ALiBi, windows, chunks). So a row that
+is shorter by n tokens takes the beginning's last n tokens with its rest, and the cache without them, n columns later.
 """
 
 from __future__ import annotations
@@ -23,27 +27,28 @@ WORTH_SHARING = 4
 
 @dataclass
 class Bucket:
-    """Prompts of similar length, without the tokens that all prompts share."""
+    """Prompts of similar length, left-padded."""
 
     prompts: list[int]
     """Their numbers in the set."""
     ids: Int[Tensor, "prompt token"]
-    mask: Int[Tensor, "prompt token"]
+    """The last tokens: what follows the shared beginning of the longest prompt."""
+    mask: Int[Tensor, "prompt column"]
+    """Of the whole prompts."""
 
 
 class PromptSetTokens:
     """A set's prompts as a shared beginning and buckets of what follows it."""
 
-    def __init__(self, prompts: Sequence[Sequence[int]], batch_size: int, window: int | None, device: Any) -> None:
-        """``window`` is the model's sliding attention window, if any: prompts that exceed it share nothing."""
-        shared = shared_length(prompts, window, max(len(p) for p in prompts))
+    def __init__(self, prompts: Sequence[Sequence[int]], batch_size: int, share: bool, device: Any) -> None:
+        """``share`` says whether the model may go on from a cache (see ``Shortcuts``)."""
+        shared = shared_length(prompts) if share else 0
         self.n_prompts = len(prompts)
         self.prefix = torch.tensor([list(prompts[0][:shared])], dtype=torch.long, device=device)
-        rests = [p[shared:] for p in prompts]
-        self.buckets = [
-            Bucket(index, *(t.to(device) for t in left_pad([rests[i] for i in index])))
-            for index in length_batches([len(rest) for rest in rests], batch_size)
-        ]
+        self.buckets = []
+        for index in length_batches([len(p) - shared for p in prompts], batch_size):
+            ids, mask = (t.to(device) for t in left_pad([prompts[i] for i in index]))
+            self.buckets.append(Bucket(index, ids[:, shared:], mask))
 
 
 def prefix_pass(model: Any, prefix: Int[Tensor, "1 token"], rows: int) -> list[tuple[Tensor, Tensor]]:
@@ -55,69 +60,91 @@ def prefix_pass(model: Any, prefix: Int[Tensor, "1 token"], rows: int) -> list[t
         return []
     cache = DynamicCache()
     ids = prefix.expand(rows, -1)
-    model(input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache, use_cache=True, logits_to_keep=1)
+    mask = torch.ones_like(ids)
+    model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions(mask),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
     layers: list[Any] = list(cache.layers)
     return [(layer.keys, layer.values) if layer.is_initialized else _nothing(ids) for layer in layers]
+
+
+def positions(mask: Int[Tensor, "row column"]) -> Int[Tensor, "row column"]:
+    """Positions that count a row's own tokens. A model that is not told them counts columns, padding included."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
 def last_logits(
     model: Any,
     ids: Int[Tensor, "row token"],
-    mask: Int[Tensor, "row token"],
+    mask: Int[Tensor, "row column"],
     past: Sequence[tuple[Tensor, Tensor]] = (),
     row_of_past: Int[Tensor, " row"] | None = None,
 ) -> Float[Tensor, "row vocab"]:
-    """Logits at the last token, float32 or better, of rows that continue a shared beginning.
+    """Logits at the last token, float32 or better, of left-padded rows that continue a shared beginning.
 
-    ``past`` is what ``prefix_pass`` gave, ``row_of_past`` its row for each row here.
+    ``past`` is what ``prefix_pass`` gave, ``row_of_past`` its row for each row here, ``mask`` that of whole rows.
     """
-    if not past:
-        return _float(model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1).logits[:, -1])
-    assert row_of_past is not None
-    return _float(continued_pass(model, ids, mask, past, row_of_past)[0])
+    if past:
+        assert row_of_past is not None
+        return _float(continued_pass(model, ids, mask, past, row_of_past)[0])
+    out = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False, logits_to_keep=1)
+    return _float(out.logits[:, -1])
 
 
 def continued_pass(
     model: Any,
     ids: Int[Tensor, "row token"],
-    mask: Int[Tensor, "row token"],
+    mask: Int[Tensor, "row column"],
     past: Sequence[tuple[Tensor, Tensor]],
     row_of_past: Int[Tensor, " row"],
-) -> tuple[Float[Tensor, "row vocab"], DynamicCache, Int[Tensor, "row column"]]:
-    """Logits at the last token, and keys, values and mask of the whole rows, shared beginning (if any) included.
+) -> tuple[Float[Tensor, "row vocab"], DynamicCache]:
+    """Logits at the last token, and keys and values of the whole rows, shared beginning (if any) included.
 
-    Every layer's cache is as long as the rows, windowed or not: what a window hides is masked.
+    ``ids`` are the last columns of left-padded rows, ``mask`` that of all their columns. Every layer's cache is as long
+    as the rows, windowed or not: what a window hides is masked.
     """
     cache = DynamicCache()
-    length = max((keys.shape[-2] for keys, _ in past), default=0)
+    length = mask.shape[1] - ids.shape[1]
+    n_pads = mask.shape[1] - mask.sum(-1)
+    columns = (torch.arange(length, device=mask.device) - n_pads.unsqueeze(1)).clamp(min=0) if n_pads.any() else None
     for number, (keys, values) in enumerate(past):
         if keys.shape[0]:
-            rows = row_of_past.to(keys.device)
-            cache.update(keys.index_select(0, rows), values.index_select(0, rows), number)
+            cache.update(_rows(keys, row_of_past, columns), _rows(values, row_of_past, columns), number)
         else:  # stepped over: only its length is looked at, when the mask is made
             blank = torch.empty(1, 1, length, 1, device=ids.device)
             cache.update(blank, blank, number)
-    whole = torch.cat([mask.new_ones(len(mask), length), mask], dim=1)
-    positions = (whole.cumsum(-1) - 1)[:, length:].clamp(min=0)
     out = model(
         input_ids=ids,
-        attention_mask=whole,
-        position_ids=positions,
+        attention_mask=mask,
+        position_ids=positions(mask)[:, length:],
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
     )
-    return out.logits[:, -1], cache, whole
+    return out.logits[:, -1], cache
 
 
-def shared_length(prompts: Sequence[Sequence[int]], window: int | None, longest: int) -> int:
-    """How many tokens of the beginning to compute once: 0 where it is not worth it.
+def _rows(
+    past: Float[Tensor, "past head column d_head"],
+    row_of_past: Int[Tensor, " row"],
+    columns: Int[Tensor, "row column"] | None,
+) -> Float[Tensor, "row head column d_head"]:
+    """The beginning's keys or values for each row, each column from where ``columns`` says."""
+    rows = row_of_past.to(past.device)
+    if columns is None:
+        return past.index_select(0, rows)
+    return past.transpose(1, 2)[rows.unsqueeze(1), columns.to(past.device)].transpose(1, 2)
 
-    ``window`` is the model's sliding attention window, if any; rows of up to ``longest`` tokens that exceed it share
-    nothing, since padding after the beginning would then move it out of sight.
-    """
+
+def shared_length(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens of the beginning to compute once: 0 where it is not worth it."""
     shared = _shared_length([p[:-1] for p in prompts])
-    return 0 if shared < WORTH_SHARING or (window is not None and longest > window) else shared
+    return 0 if shared < WORTH_SHARING else shared
 
 
 def _shared_length(prompts: Sequence[Sequence[int]]) -> int:

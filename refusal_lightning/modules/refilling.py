@@ -17,6 +17,7 @@ from torch import Tensor
 from refusal_lightning.interventions import Intervention, RowInterventions, intervene
 from refusal_lightning.models.hooked import HookedModel
 from refusal_lightning.models.tokens import left_pad
+from refusal_lightning.modules.decoding import beyond
 from refusal_lightning.modules.prompt_passes import continued_pass, prefix_pass, shared_length
 from refusal_lightning.modules.sampling import Sampling
 from refusal_lightning.modules.slot_cache import SlotCache
@@ -49,8 +50,14 @@ def decode_rows(
     max_new_tokens: int,
     n_slots: int,
     sampling: Sampling | None = None,
+    share: bool = True,
+    context: int | None = None,
 ) -> list[list[int]]:
-    """The rows' answers as token ids, without the stop token, in the order given."""
+    """The rows' answers as token ids, without the stop token, in the order given.
+
+    ``share`` says whether the beginning that all prompts have is computed once per intervention. An answer also ends
+    where a row has filled the ``context``, in tokens.
+    """
     answers: list[list[int]] = [[] for _ in rows]
     weight = model.model.get_input_embeddings().weight
     acting = RowInterventions(interventions, weight.device, weight.dtype)
@@ -68,11 +75,12 @@ def decode_rows(
             last[slot] = token
             if token not in stop_ids:
                 answers[row].append(token)
-            if token in stop_ids or len(answers[row]) == max_new_tokens:
+            n_tokens = len(rows[row].token_ids) + len(answers[row])
+            if token in stop_ids or len(answers[row]) == max_new_tokens or beyond(n_tokens, context):
                 slots.leave(slot)
 
     with intervene(model, acting.intervention()):
-        decoder = _Decoder(model.model, rows, acting, len(interventions), len(slots.rows), max_new_tokens)
+        decoder = _Decoder(model.model, rows, acting, len(interventions), len(slots.rows), max_new_tokens, share)
         while not slots.done:
             busy = slots.busy
             for came, logits in decoder.admit(slots.arrivals(), busy):
@@ -99,13 +107,13 @@ class _Decoder:
         n_interventions: int,
         n_slots: int,
         max_new_tokens: int,
+        share: bool,
     ) -> None:
         self.model, self.rows, self.acting = model, rows, acting
         prompts = [row.token_ids for row in rows]
         longest = max(len(prompt) for prompt in prompts) + max_new_tokens
-        window = getattr(model.config.get_text_config(), "sliding_window", None)
         self.device = model.get_input_embeddings().weight.device
-        self.shared = shared_length(prompts, window, longest)
+        self.shared = shared_length(prompts) if share else 0
         prefix = torch.tensor([list(prompts[0][: self.shared])], dtype=torch.long, device=self.device)
         acting.use(range(n_interventions))
         self.past = prefix_pass(model, prefix, n_interventions)
@@ -125,13 +133,13 @@ class _Decoder:
             now, arrivals = arrivals[:n_rows], arrivals[n_rows:]
             came = [slot for slot, _ in now]
             rows = [self.rows[row] for _, row in now]
-            ids, mask = (t.to(self.device) for t in left_pad([row.token_ids[self.shared :] for row in rows]))
+            ids, mask = (t.to(self.device) for t in left_pad([row.token_ids for row in rows]))
             numbers = [row.intervention for row in rows]
             self.acting.use(numbers)
             of_past = torch.tensor(numbers, device=self.device)
-            logits, filled, whole = continued_pass(self.model, ids, mask, self.past, of_past)
+            logits, filled = continued_pass(self.model, ids[:, self.shared :], mask, self.past, of_past)
             layers: list[Any] = list(filled.layers)
-            self.cache.put(came, [(layer.keys, layer.values) for layer in layers], whole, busy)
+            self.cache.put(came, [(layer.keys, layer.values) for layer in layers], mask, busy)
             busy += came
             yield came, logits
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from refusal_lightning.interventions import capture_residuals, intervene, row_ab
 from refusal_lightning.models import ChatModel
 from refusal_lightning.modules.base import ModelModule
 from refusal_lightning.modules.prompt_passes import Bucket, PromptSetTokens, last_logits, prefix_pass
+from refusal_lightning.modules.shortcuts import exact_shortcuts
 
 
 @dataclass
@@ -43,7 +45,7 @@ class ScoreModule(ModelModule):
     What a pass does not do twice, or at all: the template's beginning is run once per candidate and not once per
     prompt; rows are candidates x prompts of similar length, each with its own direction; below the layer where a
     vector is added nothing changes, so induce scores start there, from the baseline's ``resid_pre``; logits are made
-    at the last position only.
+    at the last position only. The first two are done where they are exact (``shortcuts``).
     """
 
     def __init__(
@@ -56,22 +58,24 @@ class ScoreModule(ModelModule):
         batch_size: int,
         bounds: tuple[np.ndarray, np.ndarray],
         proven_out: ProvenOut | None = None,
+        tell: Callable[[str], None] = print,
     ) -> None:
         """``prompts`` are token ids; ``baseline_logits`` theirs, in order (for KL), a tensor or
         rows that are read when asked for; ``bounds`` what each prompt's
         score lies between. ``batch_size`` is the number of rows of a pass. With ``proven_out`` a candidate's
-        remaining prompts are left out once it says so."""
+        remaining prompts are left out once it says so. ``tell`` hears where the model is run the plain way."""
         super().__init__(model)
         self.directions, self.kind, self.batch_size = directions, kind, batch_size
         self._prompts, self._baseline_logits = prompts, baseline_logits
-        self._bounds, self._proven_out = bounds, proven_out
+        self._bounds, self._proven_out, self._tell = bounds, proven_out, tell
         self._resid_pre: list[dict[int, Tensor]] = []
         self._prefix_resid_pre: dict[int, Tensor] = {}
 
     def on_predict_start(self) -> None:
-        window = getattr(self._hf.config.get_text_config(), "sliding_window", None)
-        self._tokens = PromptSetTokens(self._prompts, self.batch_size, window, self.input_device)
-        if self.kind == "induce":
+        found = exact_shortcuts(self.bridge, self._prompts, self.input_device, lambda s: self._tell(f"select: {s}"))
+        self._skips = found.skips
+        self._tokens = PromptSetTokens(self._prompts, self.batch_size, found.shares, self.input_device)
+        if self.kind == "induce" and self._skips:
             with torch.inference_mode():
                 self._run_baseline()
 
@@ -126,11 +130,13 @@ class ScoreModule(ModelModule):
             with intervene(self.bridge, row_ablation(directions)):
                 return prefix_pass(self._hf, self._tokens.prefix, rows)
         layer = task.places[0][1]
-        if not self._prefix_resid_pre:
-            return []
-        start = self._prefix_resid_pre[layer].expand(rows, -1, -1)
-        with skip_blocks(self.bridge, layer, start), intervene(self.bridge, row_addition(directions, layer)):
+        start = self._prefix_resid_pre[layer].expand(rows, -1, -1) if self._prefix_resid_pre else None
+        with self._from_layer(layer, start), intervene(self.bridge, row_addition(directions, layer)):
             return prefix_pass(self._hf, self._tokens.prefix, rows)
+
+    def _from_layer(self, layer: int, start: Float[Tensor, "row token d_model"] | None) -> AbstractContextManager[None]:
+        """Passes enter at the layer, where there is something to enter with."""
+        return nullcontext() if start is None else skip_blocks(self.bridge, layer, start)
 
     def _scores(
         self,
@@ -167,8 +173,8 @@ class ScoreModule(ModelModule):
             with intervene(self.bridge, row_ablation(directions[rows])):
                 return last_logits(self._hf, ids, mask, past, rows)
         layer = task.places[0][1]
-        start = self._resid_pre[number][layer].repeat(len(candidates), 1, 1)
-        with skip_blocks(self.bridge, layer, start), intervene(self.bridge, row_addition(directions[rows], layer)):
+        start = self._resid_pre[number][layer].repeat(len(candidates), 1, 1) if self._skips else None
+        with self._from_layer(layer, start), intervene(self.bridge, row_addition(directions[rows], layer)):
             return last_logits(self._hf, ids, mask, past, rows)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -71,6 +72,10 @@ def generate_answers(
         names = dict.fromkeys(task.prompts.name for task in at_work)
         acting = dict.fromkeys(task.intervention.name for task in at_work)
         say(f"evaluate: {count} answers to {', '.join(names)} under {', '.join(acting)}")
+        room = math.inf if chat.context is None else chat.context - max_new_tokens
+        full = sum(rows[row] > room for unit in pending for row in unit)
+        if full:
+            say(f"evaluate: {full} of them end at the model's context of {chat.context} tokens, if they get so far")
         _predict(chat, trainer, tasks, journal, pending, max_new_tokens, batch_size, sampling)
         answers = _read(journal)
     return [[answers[task.key, i] for i in range(len(task.prompts))] for task in tasks], count

@@ -264,6 +264,7 @@ def compute_scores(
             batch_size,
             table.bounds[work.kind],
             work.proven_out,
+            say,
         )
         _predict(table, work.tasks, module, trainer)
         table.read_journal()

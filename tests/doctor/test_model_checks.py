@@ -78,7 +78,8 @@ def test_a_cache_that_is_forgotten(tiny_folder, monkeypatch, arch):
     material = sound(tiny_folder(arch), system_prompt="You help people who walk in the garden.")
     assert run("continuation", material).verdict == "ok"
     assert "continued from 0" not in run("continuation", material).compared
-    monkeypatch.setattr(continuation_check, "prefix_pass", lambda model, prefix, rows: [])
+    real = continuation_check.prefix_pass
+    monkeypatch.setattr(continuation_check, "prefix_pass", lambda *args: [(k * 0, v * 0) for k, v in real(*args)])
     assert run("continuation", material).verdict == "fail"
 
 
@@ -162,6 +163,18 @@ def test_ablation_before_a_post_norm(patient, monkeypatch, arch):
 def test_ablation_of_block_inputs_only(patient, monkeypatch, arch):
     monkeypatch.setattr(ablation_check, "ablation", _elsewhere("blocks.{}.hook_resid_pre"))
     assert run("ablation", patient(arch)).verdict == "fail"
+
+
+def test_a_final_norm_that_the_embedding_goes_through_too(patient):
+    """As NanoChat's does: what it is given then is no residual that a block has left."""
+    material = patient()
+    bridge = material.bridge
+
+    def norm(module, args):
+        bridge.ln_final(args[0])
+
+    with bridge.blocks[0].register_forward_pre_hook(norm):
+        assert run("ablation", material).verdict == "ok"
 
 
 def test_ablation_of_a_direction_that_is_not_there(patient, monkeypatch):

@@ -1,0 +1,161 @@
+"""Which ways to save work are exact on a model: found by trying them on a few of its own prompts before they are used.
+
+Going on from a cache of the shared beginning, and stepping over blocks, hold for every architecture whose layers keep
+keys and values by column and hand nothing but the stream to later blocks. Rather than list those, each way is compared
+with the plain one; where it differs, or its code breaks, the plain way is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from refusal_lightning.interventions import capture_residuals, intervene, row_addition, skip_blocks
+from refusal_lightning.models.tokens import left_pad
+from refusal_lightning.modules.prompt_passes import last_logits, prefix_pass, shared_length
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4}
+"""Largest relative change of a row's logits; half precision: 0.1, since its rounding alone reaches some hundredths."""
+
+_shares: WeakKeyDictionary[Any, tuple[int, bool]] = WeakKeyDictionary()
+_skips: WeakKeyDictionary[Any, tuple[int, bool]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Shortcuts:
+    """Which ways are exact on a model."""
+
+    shares: bool
+    """Prompts may go on from keys and values of the beginning that they share."""
+    skips: bool
+    """A pass may enter at a layer with its ``resid_pre``, the blocks below being stepped over."""
+
+
+def exact_shortcuts(
+    bridge: TransformerBridge, prompts: Sequence[Sequence[int]], device: Any, tell: Callable[[str], None]
+) -> Shortcuts:
+    """What is exact for prompts of these lengths; found once per model, and again for longer prompts.
+
+    ``tell`` hears, once, of what is done in full instead.
+    """
+    shares = shares_exactly(bridge.original_model, prompts, device, tell)
+
+    def skips() -> bool:
+        exact = _skips_exactly(bridge, prompts, shares, device)
+        if not exact:
+            tell("induce scores run all blocks: on this architecture later blocks need more than the stream")
+        return exact
+
+    return Shortcuts(shares, _remembered(_skips, bridge, prompts, skips))
+
+
+def shares_exactly(model: Any, prompts: Sequence[Sequence[int]], device: Any, tell: Callable[[str], None]) -> bool:
+    """Whether the shortest and the longest prompt give, from the shared beginning, the logits of a whole pass."""
+    if not shared_length(prompts):
+        return False
+
+    def shares() -> bool:
+        exact = keeps_columns(model.config) and _continues_exactly(model, prompts, device)
+        if not exact:
+            tell("prompts are run whole: on this architecture they cannot go on from the beginning that they share")
+        return exact
+
+    return _remembered(_shares, model, prompts, shares)
+
+
+def keeps_columns(config: Any) -> bool:
+    """Whether every layer keeps its own keys and values of every token, or of those in a window.
+
+    Recurrent layers keep no columns, and layers that share another's keys have none of their own.
+    """
+    config = config.get_text_config()
+    layers = DynamicCache(config=config).layers
+    columns = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+    return columns and not getattr(config, "num_kv_shared_layers", 0)
+
+
+def _remembered(
+    known: WeakKeyDictionary[Any, tuple[int, bool]],
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    find: Callable[[], bool],
+) -> bool:
+    longest = max(len(prompt) for prompt in prompts)
+    if model not in known or (known[model][1] and known[model][0] < longest):
+        known[model] = longest, find()
+    return known[model][1]
+
+
+def _two(prompts: Sequence[Sequence[int]], device: Any) -> tuple[Int[Tensor, "2 token"], Int[Tensor, "2 token"]]:
+    """The shortest and the longest prompt, left-padded."""
+    ids, mask = left_pad([min(prompts, key=len), max(prompts, key=len)])
+    return ids.to(device), mask.to(device)
+
+
+@torch.inference_mode()
+def _continues_exactly(model: Any, prompts: Sequence[Sequence[int]], device: Any) -> bool:
+    shared = shared_length(prompts)
+    ids, mask = _two(prompts, device)
+    plain = last_logits(model, ids, mask)
+    try:
+        past = prefix_pass(model, ids[1:, :shared], 1)
+        rows = torch.zeros(2, dtype=torch.long, device=ids.device)
+        continued = last_logits(model, ids[:, shared:], mask, past, rows)
+    except Exception:  # whatever an architecture's code makes of a cache, there is the plain way
+        return False
+    return _same(model, continued, plain)
+
+
+@torch.inference_mode()
+def _skips_exactly(bridge: TransformerBridge, prompts: Sequence[Sequence[int]], shares: bool, device: Any) -> bool:
+    """Whether a vector added at the second and at the last layer gives the same with all blocks and from there on.
+
+    At the first layer nothing is stepped over.
+    """
+    model: Any = bridge.original_model
+    last = bridge.cfg.n_layers - 1
+    layers = sorted({min(1, last), last})
+    ids, mask = _two(prompts, device)
+    shared = shared_length(prompts) if shares else 0
+    rows = torch.zeros(2, dtype=torch.long, device=ids.device)
+    with capture_residuals(bridge, ["resid_pre"], layers, lambda x: x) as beginning:
+        past = prefix_pass(model, ids[1:, :shared], 1)
+    with capture_residuals(bridge, ["resid_pre"], layers, lambda x: x) as rest:
+        last_logits(model, ids[:, shared:], mask, past, rows)
+    for layer in layers:
+        start = rest["resid_pre", layer]
+        adding = row_addition(start[:1, -1].roll(1, -1), layer)  # any vector of the stream's size
+        with intervene(bridge, adding):
+            plain = last_logits(model, ids, mask)
+        past = []
+        try:
+            if shared:
+                with skip_blocks(bridge, layer, beginning["resid_pre", layer]), intervene(bridge, adding):
+                    past = prefix_pass(model, ids[1:, :shared], 1)
+            with skip_blocks(bridge, layer, start), intervene(bridge, adding):
+                entered = last_logits(model, ids[:, shared:], mask, past, rows)
+        except Exception:  # a later block may look for what a lower one leaves behind
+            return False
+        if not _same(model, entered, plain):
+            return False
+    return True
+
+
+def _same(model: Any, logits: Float[Tensor, "row vocab"], others: Float[Tensor, "row vocab"]) -> bool:
+    """Whether logits are the same within rounding; in half precision a near-tie may turn one row aside."""
+    unused = logits.isneginf() & others.isneginf()  # a vocabulary's unused end may be masked, in both alike
+    change, size = (x.masked_fill(unused, 0.0).double() for x in (logits - others, others))
+    relative = (change - change.mean(-1, keepdim=True)).norm(dim=-1) / (size - size.mean(-1, keepdim=True)).norm(dim=-1)
+    tolerance = TOLERANCE.get(model.get_input_embeddings().weight.dtype)
+    return bool((relative <= 0.1).any()) if tolerance is None else bool((relative <= tolerance).all())
