@@ -1,16 +1,21 @@
 """Every mistake of a user ends in one clear line and exit status 2."""
 
 import re
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from refusal_lightning import cli
 from refusal_lightning.cli import main
 from refusal_lightning.cli.commands import COMMANDS as ALL_COMMANDS
 from refusal_lightning.cli.commands import SECTIONS
 from refusal_lightning.config import DataConfig
+from refusal_lightning.files import write_bytes
 from refusal_lightning.stages.prompts import draw
 
 COMMANDS = {name: command for name, command in ALL_COMMANDS.items() if command.sections}
@@ -29,6 +34,51 @@ def _config(tmp_path: Path, content: object) -> str:
     path = tmp_path / "config.yaml"
     path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
     return str(path)
+
+
+@pytest.mark.parametrize("command", [["--help"], ["cache", "--help"]])
+def test_a_reader_that_has_seen_enough(command):
+    """`... --help | head -1` ends without a traceback."""
+    program = [sys.executable, "-m", "refusal_lightning", *command]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read().decode() == ""
+
+
+def test_an_interrupt_that_lightning_caught(capsys, monkeypatch):
+    """Its Trainer ends the program with status 1 and no word."""
+    import lightning as L
+    from torch.utils.data import DataLoader
+
+    class Interrupted(L.LightningModule):
+        def predict_step(self, batch: object, batch_idx: int) -> None:
+            raise KeyboardInterrupt
+
+    def stage(**_: object) -> None:
+        trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        trainer.predict(Interrupted(), DataLoader([0]))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cli, "load", lambda _: stage)
+    kept = signal.getsignal(signal.SIGINT)
+    try:
+        assert main(["cache"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, kept)
+    assert capsys.readouterr().err.strip().endswith("error: interrupted; go on with the same command")
+
+
+def test_a_full_disk_in_plain_words(capsys, monkeypatch, small_disk):
+    def stage(**_: object) -> None:
+        write_bytes(small_disk / "runs" / "result.json", bytes(8 << 20))
+
+    monkeypatch.setattr(cli, "load", lambda _: stage)
+    assert main(["cache"]) == 1
+    said = capsys.readouterr().err
+    assert (
+        f"error: the disk is full ({small_disk}/runs/result.json): free some space and start the same command" in said
+    )
+    assert not list((small_disk / "runs").iterdir())
 
 
 def test_missing_config(capsys):

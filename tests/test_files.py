@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -37,3 +38,13 @@ def test_a_new_name_is_in_its_folder_after_a_power_loss(tmp_path: Path, monkeypa
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(Path(f"/proc/self/fd/{fd}").is_dir()))
     write_bytes(tmp_path / "file", b"")
     assert synced == [False, True]
+
+
+def test_a_text_in_a_table_is_no_formula(tmp_path):
+    """Spreadsheets run what begins as a formula does; numbers stay numbers."""
+    texts = ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "\t=1", "plain", "a=b"]
+    write_table(tmp_path / "table.csv", [{"set": text, "value": -1.5} for text in texts])
+    with (tmp_path / "table.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["set"] for row in rows] == [*(f"'{text}" for text in texts[:5]), "plain", "a=b"]
+    assert {row["value"] for row in rows} == {"-1.5"}

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,3 +42,22 @@ def test_floats_come_back_to_the_bit(tmp_path_factory, value):
         file.write(json.dumps({"x": value}) + "\n")
     (record,) = journal
     assert repr(record["x"]) == repr(value)
+
+
+def test_a_full_disk_leaves_whole_records_and_a_closed_file(small_disk):
+    """The error names the file; what was written before is there, and nothing is said twice."""
+    from types import SimpleNamespace
+
+    from refusal_lightning.writers.journal_writer import JournalWriter
+
+    writer = JournalWriter(Journal(small_disk / "journal"), lambda prediction: [{"text": prediction}])
+    trainer, module = SimpleNamespace(global_rank=0), SimpleNamespace()
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        for _ in range(100):
+            writer.write_on_batch_end(trainer, module, "x" * 100_000, None, None, 0, 0)  # type: ignore[arg-type]
+    assert caught.value.filename == str(small_disk / "journal" / "rank0.jsonl")
+    file = writer._file
+    writer.on_exception(trainer, module, caught.value)  # type: ignore[arg-type]
+    assert file is not None and file.closed and writer._file is None
+    records = list(writer.journal)
+    assert len(records) > 20 and {record["text"] for record in records} == {"x" * 100_000}

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "refusal_lightning"
 
 # Each part may import itself, the parts listed, and errors.
 MAY_IMPORT = {
-    "cli": {"config", "stages", "data", "judges"},
+    "cli": {"config", "stages", "data", "judges", "files"},
     "config": set(),
     "errors": set(),
     "files": set(),
@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "doctor": {"directions", "interventions", "models", "modules"},
     "planning": {"modules"},
     "modules": {"interventions", "models", "directions"},
-    "writers": {"modules", "store"},
+    "writers": {"modules", "store", "files"},
     "store": set(),
     "interventions": {"models"},
     "models": {"side_effects"},

@@ -15,7 +15,10 @@ from refusal_lightning import __version__
 from refusal_lightning.cli.commands import COMMANDS
 from refusal_lightning.cli.parsing import load, parse
 from refusal_lightning.errors import UserError
+from refusal_lightning.files import full_disk
 from refusal_lightning.stages.console import process_name
+
+_INTERRUPTED = "interrupted; go on with the same command"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,12 +41,34 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         return _fail(str(error), 2)
     except KeyboardInterrupt:
-        return _fail("interrupted; start the same command again to continue", 130)
+        return _fail(_INTERRUPTED, 130)
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # Lightning says nothing of it, and ends with 1
+            return _fail(_INTERRUPTED, 130)
+        raise
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        return _fail(full_disk(error) or _unexpected(error), 1)
     except Exception as error:
         if debug:
             traceback.print_exc()
-        text = " ".join(str(error).split()) or "no message"
-        return _fail(f"{type(error).__name__}: {text} (run again with --debug for the traceback)", 1)
+        return _fail(_unexpected(error), 1)
+
+
+def _unexpected(error: Exception) -> str:
+    text = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {text} (run again with --debug for the traceback)"
+
+
+def leave_closed_pipe() -> None:
+    """What is still to be printed goes nowhere if its reader has closed the pipe; Python would complain at its end."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _stop_on_notice() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from refusal_lightning.errors import UserError
@@ -67,6 +68,7 @@ def hub_rows(hub: HubSet) -> Iterator[dict[str, Any]]:
 def _loaded(hub: HubSet, streaming: bool) -> Any:
     import datasets
 
+    refuse_namesake(hub)
     try:
         loaded = datasets.load_dataset(
             hub.repo, hub.config, split=hub.split, revision=hub.revision, streaming=streaming
@@ -81,6 +83,15 @@ def _loaded(hub: HubSet, streaming: bool) -> Any:
             )
         loaded = next(iter(loaded.values()))
     return loaded
+
+
+def refuse_namesake(hub: HubSet) -> None:
+    """Raise UserError where a folder has the dataset's name: the library reads it instead, whatever the revision."""
+    if Path(hub.repo).exists():
+        raise UserError(
+            f"dataset {hub}: {hub.repo!r} is also a folder or file where you work, and would be taken for it; move it, "
+            "or start from another folder"
+        )
 
 
 def _failed(hub: HubSet, error: Exception) -> UserError:

@@ -20,6 +20,8 @@ class LocalModel:
     exactly one BOS token in front, whether or not its text spells one."""
     render: Callable[[list[Message]], str]
     """The model's chat template: conversation to prompt, ready for the answer."""
+    plain: Callable[[str], str] = str
+    """A text in which no control token of the model is spelled any more, so that somebody else's words stay words."""
 
 
 LoadLocal = Callable[[str], LocalModel]
@@ -53,7 +55,7 @@ class LocalSource:
         pending = list(questions.items())
         for start in range(0, len(pending), self.at_once):
             items = pending[start : start + self.at_once]
-            prompts = [q if isinstance(q, str) else model.render(q) for _, q in items]
+            prompts = [_prompt(model, question) for _, question in items]
             texts = model.generate(prompts, self.max_new_tokens)
             for (key, _), text in zip(items, texts, strict=True):
                 answers[key] = text
@@ -61,6 +63,12 @@ class LocalSource:
 
     def check(self, question: Question) -> None:
         """Nothing is checked: loading a model is long work itself."""
+
+
+def _prompt(model: LocalModel, question: Question) -> str:
+    if isinstance(question, str):
+        return model.plain(question)
+    return model.render([{**message, "content": model.plain(message["content"])} for message in question])
 
 
 def local_source(judge: str, load: LoadLocal | None, model: str, max_new_tokens: int, dtype: str) -> LocalSource:

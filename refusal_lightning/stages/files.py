@@ -26,13 +26,20 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows of the same keys as CSV with a header, floats to the last digit; NaN and infinities become empty."""
+    """Write rows of the same keys as CSV with a header, floats to the last digit; NaN and infinities become empty.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front.
+    """
     text = io.StringIO()
     table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     table.writeheader()
     for row in rows:
-        table.writerow(_plain(dict(row)))
+        table.writerow({key: _no_formula(value) for key, value in _plain(dict(row)).items()})
     write_text(path, text.getvalue())
+
+
+def _no_formula(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _plain(value: Any) -> Any:

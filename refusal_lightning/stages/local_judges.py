@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,4 +161,20 @@ def load_judge(
         except Exception as error:  # no template, jinja's errors, or the template's own
             raise UserError(f"the chat template of {name!r} fails: {' '.join(str(error).split())[:200]}") from error
 
-    return LocalModel(generate, render)
+    return LocalModel(generate, render, plain_text(tokenizer))
+
+
+def plain_text(tokenizer: Any) -> Callable[[str], str]:
+    """Breaks up what the tokenizer would read as a control token (`<eos>` becomes `< eos>`), however it is nested."""
+    added = [str(token) for token in tokenizer.added_tokens_decoder.values()]
+    spelled = sorted({one for one in [*added, *tokenizer.all_special_tokens] if len(one) > 1 and one.strip()}, key=len)
+    if not spelled:
+        return str
+    control = re.compile("|".join(re.escape(one) for one in reversed(spelled)))
+
+    def plain(text: str) -> str:
+        while control.search(text):
+            text = control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+        return text
+
+    return plain

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 import lightning as L
 from lightning.pytorch.callbacks import BasePredictionWriter
 
+from refusal_lightning.files import naming
 from refusal_lightning.writers.journal import Journal, Record
 
 
@@ -36,19 +38,23 @@ class JournalWriter(BasePredictionWriter):
     ) -> None:
         if self._file is None:
             self._file = self.journal.open(trainer.global_rank)
-        for record in self.records(prediction):
-            self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with naming(Path(self._file.name)):
+            for record in self.records(prediction):
+                self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._close()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._close()
+        with suppress(OSError):  # on a full disk the last batch fails again, and it is said already
+            self._close()
 
     def _close(self) -> None:
-        if self._file is not None:
-            self.written = {Path(self._file.name): self._file.tell()}
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            try:
+                self.written = {Path(file.name): os.fstat(file.fileno()).st_size}
+            finally:
+                file.close()

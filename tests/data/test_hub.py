@@ -4,8 +4,8 @@ import datasets
 import pytest
 
 from refusal_lightning.data import datasets as package_datasets
-from refusal_lightning.data import load_dataset
-from refusal_lightning.data.hub import HubSet, load_hub, parse_hub
+from refusal_lightning.data import hub, load_dataset
+from refusal_lightning.data.hub import HubSet, load_hub, parse_hub, refuse_namesake
 from refusal_lightning.data.sources import NAMED_SETS
 from refusal_lightning.errors import UserError
 
@@ -32,6 +32,7 @@ def hub_folder(tmp_path, monkeypatch):
     (folder / "short-test.csv").write_text("prompt,kind\nName a lake,geo\nName a hill,\n")
     (folder / "one.csv").write_text("prompt,label\nCount,safe\n")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub, "refuse_namesake", lambda _: None)  # a folder stands for the Hub's dataset here
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     return folder
 
@@ -102,3 +103,11 @@ def test_over_refusal_sets_by_name(name, tmp_path, monkeypatch):
     (tmp_path / "processed").mkdir()
     (tmp_path / "processed" / f"{name}.json").write_text('[{"instruction": "own"}]')
     assert load_dataset(name, True, root=tmp_path) == ["own"] and len(asked) == 1
+
+
+@pytest.mark.parametrize("name", ["hub:org/name@1f:short:train", "hub:org/name:short:test"])
+def test_a_folder_of_the_same_name_is_not_taken_for_the_dataset(hub_folder, monkeypatch, name):
+    """The library reads it, whatever the commit that is asked for."""
+    monkeypatch.setattr(hub, "refuse_namesake", refuse_namesake)
+    with pytest.raises(UserError, match="'org/name' is also a folder or file where you work"):
+        load_dataset(name, columns={"instruction": "prompt"})
