@@ -141,8 +141,16 @@ def test_a_key_of_another_stage_says_where_it_belongs(capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--model.refusal_tokens", "I"], "model.refusal_tokens is I; it must be one of list[int | str], 'auto', null"),
-        (["--model.dtype", "fp16"], "model.dtype is fp16; it must be one of 'float32', 'bfloat16', 'float16'"),
+        (
+            ["--model.refusal_tokens", "I"],
+            "model.refusal_tokens is I; it must be a list of whole numbers or texts, 'auto' or null",
+        ),
+        (["--model.dtype", "fp16"], "model.dtype is fp16; it must be 'float32', 'bfloat16' or 'float16'"),
+        (["--data.n_train", "x"], "data.n_train is x; it must be a whole number"),
+        (["--store.shard_mb", "x"], "store.shard_mb is x; it must be a number or null"),
+        (["--data.labels", "3"], "data.labels is 3; it must be a list"),
+        (["--store.options", "x"], "store.options is x; it must be a mapping"),
+        (["--cache.positions", "x"], "cache.positions is x; it must be 'eoi', 'all' or a whole number"),
         (
             ["--data.sets", "{a_train: {source: x.csv, were: {k: v}}}"],
             "data.sets is '{a_train: {source: x.csv, were: {k",

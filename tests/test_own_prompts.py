@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from refusal_lightning.cli import main
-from refusal_lightning.config import DataConfig, SetConfig
-from refusal_lightning.stages.prompts import PromptSet, draw, plain_name, repeated, rows_of
+from refusal_lightning.config import DataConfig, EvaluateConfig, SetConfig
+from refusal_lightning.errors import UserError
+from refusal_lightning.models import load_chat_model
+from refusal_lightning.stages.evaluate import _counts, evaluation_sets
+from refusal_lightning.stages.prompts import PromptSet, draw, far_longer, plain_name, repeated, rows_of
 from refusal_lightning.store import ActivationStore
 from runs import write_config, write_data
 
@@ -164,3 +167,29 @@ def test_a_sets_name_in_a_files_name(name, expected):
 def test_mistakes_are_named(change, message, tiny_llama_folder, data, tmp_path, capsys):
     assert main(["cache", "--config", write_config(tmp_path, tiny_llama_folder, data, data=change)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_set_that_is_not_there_names_those_that_are():
+    data = DataConfig(labels=["sea", "mountain"], sets={"sea_train": "sea.csv", "mountain_train": "hills.csv"})
+    for name in ("montain_train", "sea_val"):
+        with pytest.raises(UserError, match=r"your data\.sets has sea_train, mountain_train; did you mean \w+_train\?"):
+            rows_of(name, data)
+
+
+def test_the_test_sets_alone_need_no_training_prompts(tiny_llama_folder, tmp_path):
+    """Only where some of a set are drawn, after the training prompts, are these needed."""
+    chat = load_chat_model(str(tiny_llama_folder), refusal_tokens=["I"])
+    data = DataConfig(root=str(write_data(tmp_path / "data", train=6, val=2)), n_train=128)
+    sets = evaluation_sets(chat, data, EvaluateConfig(n_test=100))
+    assert _counts(sets, 100).endswith("_test (all there are); evaluate.n_test is 100")
+    assert "n_test" not in _counts(sets, None)
+    with pytest.raises(UserError, match=r"data\.n_train is 128"):
+        evaluation_sets(chat, data, EvaluateConfig(n_test=1))
+
+
+def test_a_prompt_far_longer_than_the_others():
+    def of(lengths: list[int]) -> PromptSet:
+        return PromptSet("sea_train", [""] * len(lengths), [[0] * n for n in lengths], [""] * len(lengths))
+
+    (line,) = far_longer([of([15, 16, 5000, 14]), of([900, 1000, 5000]), of([3, 4, 100]), of([])])
+    assert line.startswith("the longest prompt of sea_train has 5000 tokens, and half of them have at most 16")

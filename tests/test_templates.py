@@ -260,3 +260,12 @@ def test_a_prompt_longer_than_the_context(tiny_llama_folder):
     chat = load_chat_model(str(tiny_llama_folder), refusal_tokens=["I"])
     with pytest.raises(UserError, match=r"the model's context holds 512"):
         chat.encode("word " * 600)
+
+
+@pytest.mark.parametrize("family", ["llama2", "yi"])
+def test_a_family_of_another_vocabulary_is_refused(tiny_llama_folder, family):
+    """Its refusal token would be any token here."""
+    with pytest.raises(
+        UserError, match=rf"is not of family {family}: that family's refusal token \d+ is 'I' there and"
+    ):
+        load_chat_model(str(tiny_llama_folder), family=family)

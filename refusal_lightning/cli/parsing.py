@@ -201,4 +201,27 @@ def _plain(message: str) -> str:
         near = difflib.get_close_matches(option.group(1), [field.name for field in dataclasses.fields(SetConfig)], n=1)
         return f"{key}: there is no option {option.group(1)!r}" + (f"; did you mean {near[0]}?" if near else "")
     kinds = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", kinds or only).replace("NoneType", "null")
-    return f"{key} is {given or got}; it must be one of " + re.sub(r"(?:typing\.)?Literal\[(.*?)\]", r"\1", kinds)
+    kinds = re.sub(r"(?:typing\.)?Literal\[(.*?)\]", r"\1", kinds)
+    wanted = [_kind(kind) for kind in re.findall(r"[^,\s][^,\[]*(?:\[[^\]]*\])*", kinds)]
+    return f"{key} is {given or got}; it must be " + " or ".join([*filter(None, [", ".join(wanted[:-1])]), wanted[-1]])
+
+
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "bool": "true or false",
+    "dict": "a mapping",
+    "list": "a list",
+    "null": "null",
+}
+
+
+def _kind(kind: str) -> str:
+    """A kind of value in plain words: `int` is a whole number, `list[int]` a list of whole numbers."""
+    listed = re.fullmatch(r"list\[(.*)\]", kind)
+    if listed:
+        items = [_KINDS.get(one.strip(), one.strip()).split(" ", 1)[-1] + "s" for one in listed.group(1).split("|")]
+        return f"a list of {' or '.join(items)}"
+    mapping = re.fullmatch(r"dict\[.*\]", kind)
+    return _KINDS["dict"] if mapping else _KINDS.get(kind, "a mapping of its keys" if kind.endswith("Config") else kind)

@@ -21,6 +21,10 @@ _NO_SPLIT = "set data.root to the folder that holds splits/ (`data prepare` make
 Columns = Mapping[str, str | None] | None
 
 
+class NoSuchSet(UserError):
+    """There is no set of this name."""
+
+
 @overload
 def load_dataset_split(
     harmtype: str, split: str, instructions_only: Literal[True], root: str | Path = ..., *, columns: Columns = ...
@@ -49,7 +53,7 @@ def load_dataset_split(
     """
     path = _split_file(harmtype, split, root)
     if path is None:
-        raise UserError(
+        raise NoSuchSet(
             f"no split {harmtype}_{split} under {Path(root) / 'splits'}: take harmful or harmless (or a label that has "
             "files of its own there), and train, val or test"
         )
@@ -106,7 +110,7 @@ def load_dataset(
         known = NAMED_SETS[name]
         table = load_hub(known.hub)
         return _taken(table, f"dataset {name}", instructions_only, known.columns, {**known.where, **(where or {})})
-    raise UserError(
+    raise NoSuchSet(
         f"dataset {name!r} is neither a split (harmful_test, ...) nor a file {path}{_advice(name)}; "
         f"a file's name ends in {', '.join(SUFFIXES)}"
     )
@@ -129,7 +133,7 @@ def _from_file(
     try:
         table = read_table(path)
     except FileNotFoundError:
-        raise UserError(missing) from None
+        raise NoSuchSet(missing) from None
     return _taken(table, f"dataset file {path}", instructions_only, columns, where)
 
 

@@ -213,6 +213,8 @@ def load_chat_model(
     # With a prefix the paper's count of positions, where it is not the derived one, would not reach the template.
     eoi_ids = eoi_token_ids(template, tokenizer, entry.n_positions if entry and not answer_prefix else None)
     if refusal_tokens is None:
+        if entry:
+            _require_vocabulary(entry, tokenizer, name)
         refusal_tokens = entry.refusal_tokens if entry else "auto"
     refusal_ids = (
         [] if refusal_tokens == "auto" else single_token_ids(refusal_tokens, tokenizer, "model.refusal_tokens")
@@ -271,6 +273,18 @@ def _family(family: str, name: str) -> Family | None:
         known = ", ".join([*FAMILIES, "tokenizer", "auto"])
         raise UserError(f"model.family {family!r} is not known; known are {known}")
     return FAMILIES[family]
+
+
+def _require_vocabulary(family: Family, tokenizer: Any, name: str) -> None:
+    """Raise UserError where the ids of a family's refusal tokens mean something else in this vocabulary."""
+    for token, word in zip(family.refusal_tokens, family.refusal_words, strict=True):
+        found = tokenizer.decode([token]).strip() if token < len(tokenizer) else None
+        if found != word:
+            said = "not in the vocabulary" if found is None else repr(found)
+            raise UserError(
+                f"model {name!r} is not of family {family.name}: that family's refusal token {token} is {word!r} there "
+                f"and {said} here; set model.family: tokenizer, or name model.refusal_tokens"
+            )
 
 
 def _tokenizer_digest(tokenizer: Any) -> str:

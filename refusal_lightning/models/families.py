@@ -26,6 +26,8 @@ class Family:
     refusal_tokens: tuple[int, ...]
     stop_tokens: tuple[str, ...] = ()
     n_positions: int | None = None
+    refusal_words: tuple[str, ...] = ("I",)
+    """What the refusal tokens say, by which another vocabulary is told from this family's."""
 
 
 FAMILIES = {
@@ -79,6 +81,7 @@ FAMILIES = {
             system_template="<|im_start|>system\n{system}<|im_end|>\n"
             "<|im_start|>user\n{instruction}<|im_end|>\n<|im_start|>assistant\n",
             refusal_tokens=(40, 2121),
+            refusal_words=("I", "As"),
             stop_tokens=("<|im_end|>",),
         ),
         Family(

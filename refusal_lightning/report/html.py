@@ -48,8 +48,8 @@ KL score {{ "%.3f"|format(s.selected.kl_div_score) }}.</p>
 <table><tr><th>instructions</th><th>judge</th><th>intervention</th><th class="n">change (points)</th>
 <th class="n">95 % interval</th><th class="n">p (McNemar)</th></tr>
 {% for d in s.differences %}<tr><td>{{ d.dataset }}</td><td>{{ d.judge }}</td><td>{{ names[d.intervention] }}</td>
-<td class="n">{{ "none judged" if d.change is none else "%+.1f"|format(100 * d.change) }}</td>
-<td class="n">[{{ "%+.1f"|format(100 * d.interval[0]) }}, {{ "%+.1f"|format(100 * d.interval[1]) }}]</td>
+<td class="n">{{ "none judged" if d.change is none else points(d.change) }}</td>
+<td class="n">[{{ points(d.interval[0]) }}, {{ points(d.interval[1]) }}]</td>
 <td class="n">{{ "%.2g"|format(d.p_value) }}</td></tr>{% endfor %}</table>
 {% endif %}
 {% if s.losses %}
@@ -66,6 +66,12 @@ KL score {{ "%.3f"|format(s.selected.kl_div_score) }}.</p>
 <h2>How it came about</h2><pre>{{ record }}</pre>
 </body></html>
 """
+
+
+def _points(share: float) -> str:
+    """A change of a share in points of a percent, with its sign unless it is none."""
+    rounded = round(100 * share, 1)
+    return f"{rounded:+.1f}" if rounded else "0.0"
 
 
 def render_report(summary: Summary, folder: Path) -> str:
@@ -94,6 +100,7 @@ def render_report(summary: Summary, folder: Path) -> str:
         rows=rows,
         shown=shown,
         names=INTERVENTIONS,
+        points=_points,
         plots=plots,
         filter_report=report.read_text(encoding="utf-8") if report.is_file() else "",
         record=json.dumps({k: v for k, v in summary.record.items() if k != "timings"}, indent=2, ensure_ascii=False),

@@ -115,8 +115,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 def terminal_table(summary: Summary, folder: Path) -> str:
     """The short table that ends `evaluate`."""
-    shown = [i for i in INTERVENTIONS if any(r.intervention == i for r in summary.rates)]
-    lines = [f"{summary.alias}: share of answers that refuse", ""]
+    found = {rate.intervention for rate in summary.rates} | {loss.intervention for loss in summary.losses}
+    shown = [i for i in INTERVENTIONS if i in found]
+    about = "share of answers that refuse" if summary.rates else "answers not judged (evaluate.judges is empty)"
+    lines = [f"{summary.alias}: {about}", ""]
     header = f"{'':<32}" + "".join(f"{INTERVENTIONS[i]:>26}" for i in shown)
     lines.append(header)
     for dataset, kind, judge in dict.fromkeys((r.dataset, r.kind, r.judge) for r in summary.rates):

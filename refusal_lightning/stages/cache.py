@@ -15,7 +15,7 @@ from refusal_lightning.stages.company import agree, in_company, require_shared
 from refusal_lightning.stages.console import say
 from refusal_lightning.stages.files import digest
 from refusal_lightning.stages.model import open_model
-from refusal_lightning.stages.prompts import IdsByHash, PromptSet, drawn_sets, prompt_set, repeated, rows_of
+from refusal_lightning.stages.prompts import IdsByHash, PromptSet, drawn_sets, far_longer, prompt_set, repeated, rows_of
 from refusal_lightning.stages.stores import position_tokens, store_encoding, store_layout, store_url
 from refusal_lightning.stages.versions import package_versions
 from refusal_lightning.store import ActivationStore, Layout, PromptRecord, Shard
@@ -33,6 +33,8 @@ def cache(model: ModelConfig, data: DataConfig, store: StoreConfig, trainer: Tra
         say(f"warning: {line}")
     for name in cache.datasets:
         sets[name] = prompt_set(name, [row["instruction"] for row in rows_of(name, data)], chat)
+    for line in far_longer(sets.values()):
+        say(f"warning: {line}")
     tokens = IdsByHash(sets.values())
     agree({"model": digest(chat.identity), "prompts": digest(list(tokens))})
     require_shared(store.root, "store.root")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -35,7 +36,7 @@ from refusal_lightning.stages.local_judges import ask_in_all_processes, local_lo
 from refusal_lightning.stages.loss_texts import OWN_COMPLETIONS, own_completions, read_loss_sets
 from refusal_lightning.stages.losses import loss_entry, text_losses
 from refusal_lightning.stages.model import open_model
-from refusal_lightning.stages.prompts import PromptSet, draw, plain_name, prompt_set, rows_of
+from refusal_lightning.stages.prompts import PromptSet, draw, far_longer, plain_name, prompt_set, rows_of
 from refusal_lightning.stages.runs import RunFolder
 
 
@@ -90,6 +91,9 @@ def evaluate(
             "texts": digest(loss_sets),
         }
     )
+    say(_counts(sets, evaluate.n_test))
+    for line in far_longer(item.prompts for item in sets):
+        say(f"warning: {line}")
     sampling = Sampling(**asdict(evaluate.sampling)) if evaluate.sampling else None
     tasks: dict[tuple[str, str], Task] = {}
     for item in sets:
@@ -189,8 +193,11 @@ def evaluate(
 
 
 def evaluation_sets(chat: ChatModel, data: DataConfig, config: EvaluateConfig) -> list[EvaluationSet]:
-    """The prompts to answer. Harmless splits are drawn from the same stream as the training prompts, after them."""
-    rng = draw(data).rng
+    """The prompts to answer. Harmless splits are drawn from the same stream as the training prompts, after them.
+
+    Where nothing is drawn, the training prompts are not needed.
+    """
+    rng: random.Random | None = None
     sets: list[EvaluationSet] = []
     first, second = (f"{label}_test" for label in data.labels)
     chosen = (
@@ -202,6 +209,7 @@ def evaluation_sets(chat: ChatModel, data: DataConfig, config: EvaluateConfig) -
             rows: Sequence[dict[str, Any]] = rows_of(name, data)
             whole = [row["instruction"] for row in rows]
             if kind == "harmless" and config.n_test is not None and config.n_test < len(rows):
+                rng = rng or draw(data).rng
                 rows = rng.sample(list(rows), config.n_test)
             file_name = plain_name(name)
             if any(item.prompts.name == file_name for item in sets):
@@ -211,6 +219,15 @@ def evaluation_sets(chat: ChatModel, data: DataConfig, config: EvaluateConfig) -
             prompts = prompt_set(file_name, [row["instruction"] for row in rows], chat, whole)
             sets.append(EvaluationSet(kind, prompts, [row["category"] for row in rows]))
     return sets
+
+
+def _counts(sets: Sequence[EvaluationSet], n_test: int | None) -> str:
+    """How many prompts of each set are answered, and where that is fewer than asked for."""
+    few = [item for item in sets if item.kind == "harmless" and n_test is not None and len(item.prompts) < n_test]
+    counts = ", ".join(
+        f"{len(item.prompts)} of {item.prompts.name}" + (" (all there are)" if item in few else "") for item in sets
+    )
+    return f"evaluate: answers to {counts}" + (f"; evaluate.n_test is {n_test}" if few else "")
 
 
 def plan(name: str, direction: torch.Tensor, layer: int, kind: str) -> Planned:

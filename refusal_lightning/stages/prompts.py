@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any
 
 from refusal_lightning.config import DataConfig, SetConfig
 from refusal_lightning.data import Draw, draw_instructions, load_dataset, load_dataset_split
-from refusal_lightning.data.datasets import SPLITS
+from refusal_lightning.data.datasets import SPLITS, NoSuchSet
 from refusal_lightning.data.tables import is_table
 from refusal_lightning.errors import UserError
 from refusal_lightning.models import ChatModel
@@ -83,13 +84,18 @@ def prompt_set(
 def rows_of(name: str, data: DataConfig) -> list[dict[str, Any]]:
     """Rows ``{"instruction", "category"}`` of a set by its name, wherever the configuration says that it is."""
     given = data.sets.get(name)
-    if given is None:
-        label, _, split = name.rpartition("_")
-        if label in data.labels and split in SPLITS:
+    label, _, split = name.rpartition("_")
+    own = given if isinstance(given, SetConfig) else SetConfig(given or name)
+    try:
+        if given is None and label in data.labels and split in SPLITS:
             return load_dataset_split(label, split, root=data.root, columns=data.columns)
-        given = name
-    own = given if isinstance(given, SetConfig) else SetConfig(given)
-    return load_dataset(own.source, root=data.root, columns=own.columns or data.columns, where=own.where)
+        return load_dataset(own.source, root=data.root, columns=own.columns or data.columns, where=own.where)
+    except NoSuchSet as error:
+        if given is not None or not data.sets:
+            raise
+        near = difflib.get_close_matches(name, data.sets, n=1)
+        there = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"{error}; your data.sets has {', '.join(data.sets)}{there}") from error
 
 
 def plain_name(name: str) -> str:
@@ -132,6 +138,20 @@ def drawn_sets(model: ChatModel, data: DataConfig) -> dict[str, PromptSet]:
         name = f"{first if kind == 'harmful' else second}_{split}"
         sets[role] = prompt_set(name, instructions, model, whole[name])
     return sets
+
+
+def far_longer(sets: Iterable[PromptSet]) -> list[str]:
+    """A line for each set in which a prompt is far longer than the others: its passes are most of the work."""
+    lines = []
+    for s in sets:
+        lengths = sorted(len(ids) for ids in s.token_ids)
+        middle = lengths[len(lengths) // 2] if lengths else 0
+        if lengths and lengths[-1] > max(20 * middle, 512):
+            lines.append(
+                f"the longest prompt of {s.name} has {lengths[-1]} tokens, and half of them have at most {middle}: it "
+                "takes most of the time; see whether it is meant"
+            )
+    return lines
 
 
 def repeated(sets: Mapping[str, PromptSet]) -> list[str]:

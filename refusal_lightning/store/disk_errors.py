@@ -35,6 +35,8 @@ def explained(url: str, key: str, doing: Literal["read", "written"] = "written")
                 f"store {url} cannot be {doing} ({error.strerror}: {error.filename or key}); change the permissions, "
                 "or choose another place"
             ) from error
+        if isinstance(error, FileNotFoundError):  # a file system that makes no folders, such as /proc
+            raise UserError(f"store {url} cannot be created there; choose another place for the store") from error
         if isinstance(error, NotADirectoryError | FileExistsError):
             raise UserError(f"store {url} is not a folder; choose another place for the store") from error
         raise StoreError(f"{key} of store {url} could not be {doing}: {error.strerror or error}") from error

@@ -100,6 +100,8 @@ def test_places_that_are_no_store(tmp_path):
     for opening in (ActivationStore.open, make):
         with pytest.raises(UserError, match="is no activation store"):
             opening(other)
+    with pytest.raises(UserError, match="store /proc/x cannot be created there; choose another place"):
+        make("/proc/x")
     with pytest.raises(UserError, match="nosuch"):
         ActivationStore.open("nosuch://x/y")
     assert ActivationStore.exists(tmp_path / "nothing") is False
