@@ -17,6 +17,7 @@ EstimatorName = Literal[
 ]
 InterventionName = Literal["baseline", "ablation", "actadd"]
 AnalysisName = Literal["separability", "similarity", "stability", "projection"]
+LossMask = Literal["answer", "paper"]
 Compression = Literal["lz4", "zstd", "none"]
 
 
@@ -360,6 +361,10 @@ class EvaluateConfig:
     """At most so many batches of each set: its first loss_batch_size x loss_n_batches texts."""
     loss_max_tokens: int = 256
     """Longest plain text, in tokens; the rest of it is cut off. Answers are scored whole."""
+    loss_mask: LossMask = "answer"
+    """Which tokens of an answer count in the loss: `answer`, all that hold some of its text; `paper`, all behind the
+    template, as the authors count: a first token that the tokenizer makes of the template's end and the answer's start
+    (Llama-2's) does not."""
 
     def __post_init__(self) -> None:
         for key in ("n_test", "max_new_tokens", "batch_size", "loss_batch_size", "loss_n_batches", "loss_max_tokens"):

@@ -18,7 +18,7 @@ from refusal_lightning.errors import UserError
 from refusal_lightning.models import load_chat_model
 from refusal_lightning.report.html import render_report
 from refusal_lightning.report.summary import read_summary, terminal_table
-from refusal_lightning.stages.loss_texts import OWN_COMPLETIONS, read_loss_sets, scored_text
+from refusal_lightning.stages.loss_texts import OWN_COMPLETIONS, own_completions, read_loss_sets, scored_text
 from runs import write_config, write_data
 
 PLAIN = [{"text": "Write a short letter of thanks to the people " * n} for n in (1, 2, 9)] + [{"text": "I"}]
@@ -113,6 +113,30 @@ def test_nothing_beyond_the_context(tiny_llama_folder: Path):
     assert len(scored_text(chat, Text("word " * 2000)).ids) == 512
     answer = scored_text(chat, Text("word " * 2000, "Say it"))
     assert len(answer.ids) == 512 and answer.first == len(chat.encode("Say it"))
+
+
+def test_a_first_token_that_merges_with_the_template(tiny_llama_folder: Path):
+    """It holds some of the answer and counts, but for the authors' mask, which begins behind it; else both are one."""
+    chat = load_chat_model(str(tiny_llama_folder))
+    template = replace(chat.template, render=lambda instruction: f"{instruction}: ")
+    chat = replace(chat, template=template)
+    for answer, merges in (("the list", True), ("4 of them", False)):
+        before, whole = (chat.tokenizer(t, add_special_tokens=False)["input_ids"] for t in ("Go: ", f"Go: {answer}"))
+        assert (before == whole[: len(before)]) != merges
+        ours, paper = (scored_text(chat, Text(answer, "Go"), mask=mask) for mask in ("answer", "paper"))
+        assert ours.ids == paper.ids == [*template.bos_ids, *whole]
+        assert (ours.first, paper.first) == (len(before) - merges, len(before))
+        assert own_completions(chat, [("Go", answer)], "paper") == [paper]
+
+
+def test_the_mask_is_in_each_result_and_in_its_key(run, capsys):
+    folder, config = run
+    for mask in ("paper", "answer"):
+        assert main(["evaluate", "--config", config, "--evaluate.loss_mask", mask]) == 0
+        entries = json.loads((folder / "loss_evals" / "ablation_loss_eval.json").read_text())
+        assert {entry["loss_mask"] for entry in entries.values()} == {mask}
+        assert json.loads((folder / "run.json").read_text())["evaluate"]["config"]["evaluate"]["loss_mask"] == mask
+    assert "nothing to compute" in capsys.readouterr().out  # nothing merges here, so both have the same texts
 
 
 def test_two_sets_of_one_name_and_no_such_set(run, tiny_llama_folder: Path, capsys):

@@ -21,8 +21,11 @@ from typing import Any
 
 import pytest
 
+from refusal_lightning.data.texts import Text
 from refusal_lightning.models import ChatModel, load_chat_model
+from refusal_lightning.models.families import FAMILIES
 from refusal_lightning.models.fingerprint import cache_folder
+from refusal_lightning.stages.loss_texts import scored_text
 
 PACKAGES = {
     "llama2": "llama-tokenizer-js@1.2.2",
@@ -276,6 +279,54 @@ def test_prompts_are_what_the_tokenizer_makes_of_them(expected: Expected, chat: 
             if expected.package == "llama3":
                 theirs = [expected.bos, *theirs]
         assert chat.encode(instruction) == theirs
+
+
+ANSWERS = (
+    "Sure, hello.",
+    "hello",
+    "A",
+    "1, 2",
+    "\n\nHello",
+    "- one\n- two",
+    "  Hello",
+    "Ünïcode",
+    "☂",
+    "[/INST] x",
+    "",
+)
+
+
+def authors_first(eoi: list[int], ids: list[int]) -> int | None:
+    """The first token that counts by the authors' mask, behind the first place that looks like the template's end.
+
+    Of an end of six tokens, as Llama-2's and Yi's, four that fit in their places are enough. None: where it is not
+    seen, their code ends with an error.
+    """
+    fits = (sum(a == b for a, b in zip(eoi, ids[i : i + len(eoi)], strict=False)) for i in range(len(ids)))
+    enough = len(eoi) - 2 if len(eoi) == 6 else len(eoi)
+    return next((i + len(eoi) for i, n in enumerate(fits) if n >= enough), None)
+
+
+def test_tokens_of_answers_that_count_in_the_loss(expected: Expected, chat: ChatModel):
+    if chat.template.source == "tokenizer":
+        pytest.skip("the paper has no mask for it")
+    end = FAMILIES[chat.template.source.removeprefix("family ")].template.split("{instruction}")[1]
+    eoi = list(chat.tokenizer(end, add_special_tokens=False)["input_ids"])
+    if expected.package == "llama2":
+        eoi = [29871, *eoi[-5:]]  # as the authors' slow tokenizer has it, legacy or not
+    one_more = []
+    for answer in ANSWERS:
+        paper = scored_text(chat, Text(answer, INSTRUCTION), mask="paper")
+        ours = scored_text(chat, Text(answer, INSTRUCTION), mask="answer")
+        theirs = authors_first(eoi, paper.ids)
+        if theirs is None:  # line feeds that merge with the template's last one
+            assert answer.startswith("\n")
+            continue
+        assert paper.ids == ours.ids
+        assert paper.first == theirs or len(paper.ids) <= paper.first <= theirs, answer
+        one_more += [answer] * (paper.first - ours.first)
+    merging = ["Sure, hello.", "hello", "A", "- one\n- two", "  Hello", "Ünïcode", "[/INST] x"]
+    assert one_more == (merging if expected.package == "llama2" else [])
 
 
 def test_the_malformed_llama3_template(tmp_path: Path):

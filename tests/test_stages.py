@@ -82,7 +82,7 @@ def test_artifacts(finished):
             assert all(r["is_jailbreak_substring_matching"] in (0, 1) for r in verdicts["completions"])
     for intervention in ("baseline", "ablation", "actadd"):
         (entry,) = json.loads((run / "loss_evals" / f"{intervention}_loss_eval.json").read_text()).values()
-        assert set(entry) == {"ce_loss", "perplexity", "n_tokens"}
+        assert set(entry) == {"ce_loss", "perplexity", "n_tokens", "loss_mask"}
         assert entry["perplexity"] == pytest.approx(np.exp(entry["ce_loss"]))
     record = json.loads((run / "run.json").read_text())
     assert {"select", "evaluate", "versions", "timings"} <= set(record)

@@ -122,7 +122,7 @@ def evaluate(
         for instruction, answer in zip(item.prompts.instructions, answers[item.prompts.name, "baseline"], strict=True)
     ]
     if own:
-        loss_sets[OWN_COMPLETIONS] = own_completions(chat, own)
+        loss_sets[OWN_COMPLETIONS] = own_completions(chat, own, evaluate.loss_mask)
     losses: dict[str, dict[str, Any]] = {}
     for dataset, texts in loss_sets.items():
         for name in evaluate.interventions:
@@ -137,7 +137,7 @@ def evaluate(
                 evaluate.loss_batch_size,
             )
             computed += new
-            losses.setdefault(name, {})[dataset] = loss_entry(sums)
+            losses.setdefault(name, {})[dataset] = loss_entry(sums, evaluate.loss_mask)
     if not computed:
         say("evaluate: nothing to compute, all answers and losses are there")
     verdicts = AnswerFile(run.path / ".journal" / "judges.jsonl")

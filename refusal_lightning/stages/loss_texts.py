@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from refusal_lightning.config import DataConfig, EvaluateConfig, SetConfig
+from refusal_lightning.config import DataConfig, EvaluateConfig, LossMask, SetConfig
 from refusal_lightning.data.texts import Text, load_texts
 from refusal_lightning.errors import UserError
 from refusal_lightning.models import ChatModel
@@ -39,7 +39,7 @@ def read_loss_sets(chat: ChatModel, data: DataConfig, config: EvaluateConfig) ->
         count = config.loss_batch_size * config.loss_n_batches
         kept = cache_folder() / "texts"
         texts = load_texts(own.source, count, data.root, columns=own.columns, kept=kept)
-        sets[key] = [scored_text(chat, text, config.loss_max_tokens) for text in texts]
+        sets[key] = [scored_text(chat, text, config.loss_max_tokens, config.loss_mask) for text in texts]
     return sets
 
 
@@ -58,17 +58,19 @@ def loss_batches(spans: Sequence[tuple[int, int]], batch_size: int) -> list[list
     return [[order[i] for i in batch] for batch in length_batches([spans[i][0] for i in order], batch_size)]
 
 
-def own_completions(chat: ChatModel, answers: Sequence[tuple[str, str]]) -> list[ScoredText]:
+def own_completions(chat: ChatModel, answers: Sequence[tuple[str, str]], mask: LossMask = "answer") -> list[ScoredText]:
     """The model's (instruction, answer) pairs."""
-    return [scored_text(chat, Text(answer, instruction)) for instruction, answer in answers]
+    return [scored_text(chat, Text(answer, instruction), mask=mask) for instruction, answer in answers]
 
 
-def scored_text(chat: ChatModel, text: Text, max_tokens: int | None = None) -> ScoredText:
-    """A text as the authors score it (their appendix on CE loss): all tokens that are predicted, or the answer's.
+def scored_text(chat: ChatModel, text: Text, max_tokens: int | None = None, mask: LossMask = "answer") -> ScoredText:
+    """A text as it is scored: all tokens that are predicted, or the answer's (the authors' appendix on CE loss).
 
     A plain text is cut at ``max_tokens`` and tokenised as the tokenizer does by itself, beginning of sequence included.
-    An answer is tokenised in one with its prompt; should its start merge with the template's last token, the merged
-    token is the first to count. Nothing goes beyond the model's context.
+    An answer is tokenised in one with its prompt. Where its start merges with the template's last token, as each
+    Llama-2 answer's does that begins with a letter, the merged token is the first to count under the mask ``answer``,
+    since it holds some of it; under ``paper`` the one behind it, where the authors' mask begins. With other tokenizers
+    of the paper both are the same. Nothing goes beyond the model's context.
     """
     if text.instruction is None:
         longest = min((n for n in (max_tokens, chat.context) if n is not None), default=None)
@@ -76,4 +78,5 @@ def scored_text(chat: ChatModel, text: Text, max_tokens: int | None = None) -> S
     prompt = chat.template.encode(chat.tokenizer, text.instruction)
     ids = chat.template.encode(chat.tokenizer, text.instruction, text.text)
     first = next((i for i, (a, b) in enumerate(zip(prompt, ids, strict=False)) if a != b), min(len(prompt), len(ids)))
-    return ScoredText(ids[: chat.context], first)
+    merged = first < len(prompt)
+    return ScoredText(ids[: chat.context], first + (merged and mask == "paper"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from refusal_lightning.config import TrainerConfig
+from refusal_lightning.config import LossMask, TrainerConfig
 from refusal_lightning.interventions import Intervention
 from refusal_lightning.models import ChatModel
 from refusal_lightning.models.tokens import left_pad
@@ -42,11 +42,14 @@ def text_losses(
     return [sums[i] if i in scored else (0.0, 0) for i in range(len(texts))], sum(len(batch) for batch in pending)
 
 
-def loss_entry(sums: Sequence[tuple[float, int]]) -> dict[str, float]:
-    """Mean loss per token (nats), perplexity and count of tokens; the sum is exact, so its order does not matter."""
+def loss_entry(sums: Sequence[tuple[float, int]], mask: LossMask) -> dict[str, Any]:
+    """Mean loss per token (nats), perplexity, count of tokens, and by which mask answers' tokens are counted.
+
+    The sum is exact, so its order does not matter.
+    """
     n_tokens = sum(n for _, n in sums)
     mean = math.fsum(loss for loss, _ in sums) / n_tokens if n_tokens else math.nan
-    return {"ce_loss": mean, "perplexity": math.exp(min(mean, 700.0)), "n_tokens": n_tokens}
+    return {"ce_loss": mean, "perplexity": math.exp(min(mean, 700.0)), "n_tokens": n_tokens, "loss_mask": mask}
 
 
 def _read(journal: Journal) -> dict[int, tuple[float, int]]:
