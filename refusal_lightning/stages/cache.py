@@ -52,6 +52,7 @@ def cache(model: ModelConfig, data: DataConfig, store: StoreConfig, trainer: Tra
         planned=len(tokens),
         planned_tokens=sum(lengths),
         longest=max(lengths),
+        context=chat.context,
     )
     lacking = opened.lacking(list(tokens))
     if not lacking:
@@ -64,6 +65,9 @@ def cache(model: ModelConfig, data: DataConfig, store: StoreConfig, trainer: Tra
         f"cache: {len(lacking)} of {len(tokens)} prompts to run, about {needed.likely_bytes / 1e6:,.0f} MB (at most "
         f"{needed.bytes / 1e6:,.0f} MB) in {needed.files} files, to {url}"
     )
+    most = opened.longest_prompt
+    if most is not None and (chat.context is None or most < chat.context):
+        say(f"cache: prompts of up to {most} tokens fit this store; longer ones take one of larger store.shard_mb")
     opened.check_space(needed)
     made_with = {
         "model": model.name,

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.store import coordinates, moments, results
+from refusal_lightning.store import coordinates, format1, log, moments, planned, results
 from refusal_lightning.store.errors import StoreError
 from refusal_lightning.store.estimate import Estimate, estimate
 from refusal_lightning.store.geometry import ArraySpec, array_specs, plan_geometry, row_bytes
 from refusal_lightning.store.layout import LOGITS, Encoding, Layout, PromptRecord, Shard
 from refusal_lightning.store.lazy import LazyArray
-from refusal_lightning.store.lock import planning
-from refusal_lightning.store.manifest import (
-    Manifest,
-    plain_json,
-    read_manifest,
-    refuse_other,
-    write_manifest,
-)
+from refusal_lightning.store.log import Logged
+from refusal_lightning.store.manifest import Manifest, plain_json, refuse_other
 from refusal_lightning.store.objects import Objects, open_objects
+from refusal_lightning.store.opening import current
 from refusal_lightning.store.plan import Plan
-from refusal_lightning.store.planned import read_plan, write_fixed, write_plan
 from refusal_lightning.store.prompts import Prompts
 from refusal_lightning.store.reading import Source, read_rows
-from refusal_lightning.store.shard_file import as_groups, check_shape, encode, shard_key, shard_number
+from refusal_lightning.store.shard_file import BINDING_BYTES, as_groups, check_shape, encode, shard_key
+from refusal_lightning.store.shards import complete_shards, fitting, shard_sizes, sources
 
 
 class ActivationStore:
@@ -38,27 +34,30 @@ class ActivationStore:
     A shard is absent or complete; what is complete never changes.
     """
 
-    def __init__(self, objects: Objects, manifest: Manifest) -> None:
+    _logged: Logged
+    _plan: Plan
+
+    def __init__(self, objects: Objects, logged: Logged) -> None:
         """Use ``open`` or ``create_or_open``."""
         self._objects = objects
-        self._take(manifest)
         self._complete: set[int] = set()
+        self._take(logged)
 
     # ---- opening
 
     @classmethod
     def exists(cls, url: str | Path, storage_options: Mapping[str, Any] | None = None) -> bool:
         """Whether there is a store. Raises UserError for something that is no store."""
-        return read_manifest(open_objects(url, storage_options)) is not None
+        return current(open_objects(url, storage_options)) is not None
 
     @classmethod
     def open(cls, url: str | Path, storage_options: Mapping[str, Any] | None = None) -> ActivationStore:
         """Open a store. Raises UserError if there is none, if it is of a newer format or its manifest was edited."""
         objects = open_objects(url, storage_options)
-        manifest = read_manifest(objects)
-        if manifest is None:
+        logged = current(objects)
+        if logged is None:
             raise UserError(f"there is no activation store at {objects.url}")
-        return cls(objects, manifest)
+        return cls(objects, logged)
 
     @classmethod
     def create_or_open(
@@ -73,31 +72,30 @@ class ActivationStore:
         planned: int | None = None,
         planned_tokens: int | None = None,
         longest: int | None = None,
+        context: int | None = None,
     ) -> ActivationStore:
         """Open a store for these activations, made if it is not there.
 
         ``identity`` is any JSON that says what the activations depend on; ``position_tokens`` the text of each
         position, a coordinate for readers. The planned number of prompts, of all their tokens and of the longest
-        prompt's set the size of shards. Raises UserError with each differing field if the store there is another's.
+        prompt's set the size of shards; with all positions, ``context`` is the most tokens of a later prompt that there
+        should be rows for. Raises UserError with each differing field if the store there is another's.
         """
         objects = open_objects(url, storage_options)
         plain = plain_json(identity, objects.url)
-        manifest = read_manifest(objects)
-        if manifest is None:
+        logged = current(objects)
+        if logged is None:
             encoding = encoding or Encoding()
-            geometry = plan_geometry(layout, encoding, planned, planned_tokens, longest)
+            geometry = plan_geometry(layout, encoding, planned, planned_tokens, longest, context)
             refuse_foreign(objects, layout)
-            with planning(objects) as check:
-                manifest = read_manifest(objects)
-                if manifest is None:
-                    tokens = None if position_tokens is None else tuple(position_tokens)
-                    manifest = Manifest(plain, layout, encoding, geometry, position_tokens=tokens)
-                    write_fixed(objects, manifest)
-                    write_plan(objects, manifest, Plan(geometry, []))
-                    check()
-                    write_manifest(objects, manifest)
-        refuse_other(manifest, plain, layout, objects.url)
-        return cls(objects, manifest)
+            tokens = None if position_tokens is None else tuple(position_tokens)
+            log.create(objects, Manifest(plain, layout, encoding, geometry, position_tokens=tokens))
+            logged = current(objects)
+            assert logged is not None
+        refuse_other(logged.manifest, plain, layout, objects.url)
+        store = cls(objects, logged)
+        store._mend()
+        return store
 
     # ---- what it is
 
@@ -127,6 +125,11 @@ class ActivationStore:
         return self._manifest.encoding
 
     @property
+    def longest_prompt(self) -> int | None:
+        """The most tokens that a prompt may have; None where there is no such bound."""
+        return self._manifest.geometry.shard_tokens
+
+    @property
     def prompts(self) -> Prompts:
         """All planned prompts, as of now."""
         self.refresh()
@@ -137,11 +140,11 @@ class ActivationStore:
 
     def refresh(self) -> None:
         """See what other processes have planned since. Reading and planning methods do this by themselves."""
-        manifest = read_manifest(self._objects)
-        if manifest is None:
+        logged = current(self._objects, self._logged)
+        if logged is None:
             raise StoreError(f"the activation store {self.url} is gone")
-        if manifest.segments != self._manifest.segments:
-            self._take(manifest)
+        if logged is not self._logged:
+            self._take(logged)
 
     # ---- planning
 
@@ -152,22 +155,19 @@ class ActivationStore:
         Raises UserError if another process is planning all the while, or if the store cannot be written.
         """
         note = plain_json(made_with or {}, self.url)
-        for name in ("", *coordinates.PER_PROMPT, *self.layout.array_names):
-            self._objects.sweep(name)
+        self._objects.sweep()
         self.refresh()
-        if all(record.hash in self._plan.row_of for record in records):
-            return 0
-        with planning(self._objects) as check:
-            self.refresh()
-            rows, fresh, shards = self._plan.new_rows(records)
-            if fresh:
-                plan = Plan(self._manifest.geometry, [*self._plan.records, *rows])
-                manifest = self._manifest.with_segment(shards, fresh, note)
-                write_plan(self._objects, manifest, plan)
-                check()
-                write_manifest(self._objects, manifest)  # last: until here, readers see the store as it was
-                self._take(manifest, plan)
-        return len(fresh)
+        while any(record.hash not in self._plan.row_of for record in records):
+            known = self._logged if self._logged.digests else log.begin(self._objects, self._logged)
+            logged = log.append(self._objects, known, records, note)
+            if logged is None:  # another process planned first: behind what it planned
+                self.refresh()
+                continue
+            self._take(logged)
+            self._drop_left_over(range(len(known.plan.shards), len(self._plan.shards)))
+            self._publish()
+            return len(logged.plan.row_of) - len(known.plan.row_of)
+        return 0
 
     def pending(self, hashes: Sequence[str] | None = None) -> list[Shard]:
         """Planned shards that are not complete, all of them or those that hold any of the prompts."""
@@ -237,10 +237,10 @@ class ActivationStore:
         ratios = {}
         for name, spec in self._specs.items():
             rows = sum(sum(s.n_tokens) if spec.dims[0] == "token" else s.n_rows for s in done)
-            sizes = {shard_number(file): size for file, size in self._objects.sizes(name).items()}
+            sizes = shard_sizes(self._sources[name])
             found = [sizes.get(index) for index in complete]
             if rows and None not in found:
-                stored = sum(size - spec.index_bytes for size in found if size is not None)
+                stored = sum(size - spec.index_bytes - BINDING_BYTES for size in found if size is not None)
                 ratios[name] = stored / (rows * row_bytes(self.layout, self.encoding, name))
         return ratios
 
@@ -269,10 +269,11 @@ class ActivationStore:
         for name, spec in specs.items():
             check_shape(spec, arrays[name], sum(shard.n_tokens) if spec.dims[0] == "token" else shard.n_rows)
         for name, spec in specs.items():
-            key = shard_key(spec, index)
-            if not self._objects.size(key):
-                parts = encode(spec, self.encoding.compression, as_groups(spec, arrays[name]))
-                self._objects.write(key, parts)
+            source = self._sources[name]
+            if not self._objects.size(shard_key(spec, index)) or not fitting(source, [index]):
+                binding = source.binding and source.binding(index)
+                parts = encode(spec, self.encoding.compression, as_groups(spec, arrays[name]), binding)
+                self._objects.write(shard_key(spec, index), parts)
 
     # ---- reading
 
@@ -393,26 +394,43 @@ class ActivationStore:
 
     # ---- inside
 
-    def _take(self, manifest: Manifest, plan: Plan | None = None) -> None:
-        self._manifest = manifest
-        self._specs = array_specs(manifest.layout, manifest.encoding, manifest.geometry)
-        self._plan = plan or read_plan(self._objects, manifest)
+    def _take(self, logged: Logged) -> None:
+        self._logged, self._manifest, self._plan = logged, logged.manifest, logged.plan
+        self._specs = array_specs(self._manifest.layout, self._manifest.encoding, self._manifest.geometry)
+        self._sources = sources(self._objects, logged)
+
+    def _publish(self) -> None:
+        """Write what zarr readers see; once more if another process has planned since, so that the newest stays."""
+        while True:
+            written = self._logged
+            planned.write(self._objects, written)
+            self.refresh()
+            if self._logged is written:
+                return
+
+    def _mend(self) -> None:
+        """Write what zarr readers see, where a process that planned was stopped before it had. If one may write."""
+        if self._logged.digests and not planned.is_current(self._objects, self._logged):
+            with suppress(UserError):
+                self._publish()
+
+    def _drop_left_over(self, shards: range) -> None:
+        """Delete files that stand where these shards, planned just now, belong and are not of their prompts."""
+        for source in self._sources.values():
+            there = [shard for shard in shard_sizes(source) if shard in shards]
+            for shard in set(there) - fitting(source, there):
+                self._objects.delete(shard_key(source.spec, shard))
 
     def _complete_shards(self) -> set[int]:
-        """Shards whose objects are all there and not empty. What was found complete is not looked for again."""
-        planned = len(self._plan.shards)
-        if len(self._complete) < planned:
-            found = set(range(planned))
-            for name in self._specs:
-                sizes = self._objects.sizes(name)
-                found &= {n for file, size in sizes.items() if size != 0 and (n := shard_number(file)) is not None}
-            self._complete = found
+        """Shards whose objects are all there, and theirs. What was found complete is not looked at again."""
+        if len(self._complete) < len(self._plan.shards):
+            self._complete = complete_shards(self._sources.values(), len(self._plan.shards), self._complete)
         return self._complete
 
     def _source(self, name: str) -> Source:
         if name not in self._specs:
             raise UserError(f"store {self.url} holds no {name!r}; there are {', '.join(self._specs)}")
-        return Source(self._objects, self._specs[name], self.encoding.compression)
+        return self._sources[name]
 
     def _groups(self, spec: ArraySpec, layers: Sequence[int] | None) -> list[int]:
         if layers is None:
@@ -471,7 +489,13 @@ class ActivationStore:
 
 
 def refuse_foreign(objects: Objects, layout: Layout) -> None:
-    """A folder with other things in it does not become a store."""
+    """A folder with other things in it, or with a store that lost its manifest, does not become a store."""
+    copy = format1.manifest_copy(objects)
+    if copy is not None and copy.segments:
+        raise UserError(
+            f"{objects.url} holds an activation store that has lost its zarr.json: `store repair {objects.url}` "
+            "restores it"
+        )
     known = {*coordinates.PER_PROMPT, *layout.array_names, "layer", "position", "token", "token_start", "results"}
     foreign = [name for name in objects.folders("") if name not in known]
     foreign += [name for name in objects.sizes("") if not name.endswith(".partial")]

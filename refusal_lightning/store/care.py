@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from refusal_lightning.errors import UserError
-from refusal_lightning.store import coordinates, results
+from refusal_lightning.store import format1, log, planned, results
 from refusal_lightning.store.activation_store import ActivationStore
 from refusal_lightning.store.errors import StoreError
-from refusal_lightning.store.geometry import ArraySpec, array_specs
-from refusal_lightning.store.manifest import KEY, Manifest, from_copy, read_manifest, write_manifest
-from refusal_lightning.store.metadata import same_metadata
+from refusal_lightning.store.log import Logged
 from refusal_lightning.store.objects import Objects, open_objects
-from refusal_lightning.store.plan import Plan
-from refusal_lightning.store.planned import metadata, plan_from_copy, read_plan, write_fixed, write_plan
 from refusal_lightning.store.reading import Source, open_shard
+from refusal_lightning.store.recovery import Recovered, recover
 from refusal_lightning.store.shard_file import Scratch, shard_key, shard_number
+from refusal_lightning.store.shards import sources
 from refusal_lightning.store.workers import run_all, thread_count
 
 
@@ -38,6 +33,8 @@ class Problem:
     """Array and shard, for damaged or missing data."""
     missing: bool = False
     """Planned and not there: not damage, `cache` computes it."""
+    unplanned: bool = False
+    """There, and planned by nobody."""
 
 
 def info(url: str | Path, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -82,117 +79,86 @@ def verify(
     ``progress(done, all)`` is called as shards are read. Raises UserError if there is no store at all.
     """
     objects = open_objects(url, storage_options)
-    problems: list[Problem] = []
-    manifest = _manifest(objects, problems)
-    plan = _plan(objects, manifest, problems)
-    for name, expected in metadata(manifest, plan).items():
-        if not same_metadata(objects.read(f"{name}/zarr.json"), expected):
-            problems.append(Problem(f"{name}/zarr.json is not what the manifest says", f"{name}/zarr.json"))
-    problems += _fixed_problems(objects, manifest)
-    problems += _data_problems(objects, manifest, plan, progress)
-    for name in objects.folders(results.FOLDER):
-        try:
-            results.load(objects, name)
-        except StoreError as error:
-            problems.append(Problem(str(error), f"{results.FOLDER}/{name}"))
-    return problems
+    return _problems(objects, recover(objects), progress)
 
 
 def repair(url: str | Path, storage_options: Mapping[str, Any] | None = None) -> list[Problem]:
     """Mend what copies can mend and drop what is damaged, so that `cache` computes just that again.
 
-    Do not run it while a job writes to the store. Returns what was mended or dropped; missing shards are not among
-    it. Raises UserError if the manifest is lost with its copy.
+    A job may be writing to the store meanwhile. Returns what was mended or dropped; missing shards are not among it.
+    Raises UserError or StoreError if nothing tells any more what the store held.
     """
     objects = open_objects(url, storage_options)
-    problems = [problem for problem in verify(url, storage_options) if not problem.missing]
-    manifest = _manifest(objects, [])
-    plan = _plan(objects, manifest, [])
-    rest = []
+    recovered = recover(objects)
+    problems = [problem for problem in _problems(objects, recovered) if not problem.missing]
+    logged = recovered.logged
+    for key, data in recovered.entries.items():
+        objects.write(key, [[data]])
+    for key in recovered.useless:
+        objects.delete(key)
+    to_mend = any(problem.shard is None for problem in problems)
+    if logged.digests:
+        logged = log.read(objects, logged) or logged  # what was planned while this looked at the shards
+    elif to_mend:
+        logged = log.begin(objects, logged)
     for problem in problems:
         if problem.shard is not None:
-            objects.delete(problem.key)
-        elif problem.key.startswith(f"{results.FOLDER}/"):
+            if not (problem.unplanned and problem.shard < len(logged.plan.shards)):
+                objects.delete(problem.key)
+        elif problem.key.startswith(f"{results.FOLDER}/") and problem.key != results.GROUP:
             objects.delete_folder(problem.key)
-        else:
-            rest.append(problem)
-    if rest:
-        write_fixed(objects, manifest)
-        write_plan(objects, manifest, plan)
-        write_manifest(objects, manifest)
-    for name in ("", *coordinates.PER_PROMPT, *manifest.layout.array_names):
-        objects.sweep(name)
+    if to_mend:
+        results.write_group(objects)
+        planned.write(objects, logged)
+        for key in format1.LEFT:
+            objects.delete(key)
+    objects.sweep()
     return problems
 
 
-def _manifest(objects: Objects, problems: list[Problem]) -> Manifest:
-    """The manifest, or its copy where it is damaged. Raises UserError if neither holds together."""
-    try:
-        manifest = read_manifest(objects)
-        damage = f"{KEY} is missing"
-    except UserError as error:
-        manifest, damage = None, str(error)
-    if manifest is not None:
-        return manifest
-    copy = from_copy(objects)
-    if copy is None:
-        raise UserError(f"{objects.url}: {damage}; and there is no copy of a manifest to restore it from")
-    problems.append(Problem(damage, KEY))
-    return copy
-
-
-def _plan(objects: Objects, manifest: Manifest, problems: list[Problem]) -> Plan:
-    try:
-        return read_plan(objects, manifest)
-    except StoreError as error:
-        problems.append(Problem(str(error), "prompt"))
-        return plan_from_copy(objects, manifest)
-
-
-def _fixed_problems(objects: Objects, manifest: Manifest) -> Iterator[Problem]:
-    for name, (values, _) in coordinates.fixed_columns(manifest.layout, manifest.position_tokens).items():
-        try:
-            good = np.array_equal(coordinates.read_array(objects, name), values)
-        except StoreError:
-            good = False
-        if not good:
-            yield Problem(f"coordinate array {name} is not what the manifest says", name)
-
-
-def _data_problems(
-    objects: Objects, manifest: Manifest, plan: Plan, progress: Callable[[int, int], None] | None
+def _problems(
+    objects: Objects, recovered: Recovered, progress: Callable[[int, int], None] | None = None
 ) -> list[Problem]:
-    specs = array_specs(manifest.layout, manifest.encoding, manifest.geometry)
+    logged = recovered.logged
+    found = dict(recovered.wrong)
+    for key, what in (*planned.problems(objects, logged), *results.problems(objects)):
+        found.setdefault(key, what)
+    problems = [Problem(what, key) for key, what in found.items()]
+    return problems + _data_problems(objects, logged, progress)
+
+
+def _data_problems(objects: Objects, logged: Logged, progress: Callable[[int, int], None] | None) -> list[Problem]:
     problems: list[Problem] = []
-    tasks: list[tuple[ArraySpec, int]] = []
-    for name, spec in specs.items():
+    shards = logged.plan.shards
+    tasks: list[tuple[Source, int]] = []
+    for name, source in sources(objects, logged).items():
         there = {number: file for file in objects.sizes(name) if (number := shard_number(file)) is not None}
         for number, file in there.items():
-            if number >= len(plan.shards):
-                problems.append(Problem(f"{name}/{file} is of no planned shard", f"{name}/{file}", name, number))
-        for shard in plan.shards:
+            if number >= len(shards):
+                what = f"{name}/{file} is of no planned shard"
+                problems.append(Problem(what, f"{name}/{file}", name, number, unplanned=True))
+        for shard in shards:
             if shard.index in there:
-                tasks.append((spec, shard.index))
+                tasks.append((source, shard.index))
             else:
-                key = shard_key(spec, shard.index)
+                key = shard_key(source.spec, shard.index)
                 what = f"shard {shard.index} of {name} is not there (yet); `cache` computes it"
                 problems.append(Problem(what, key, name, shard.index, missing=True))
     done = 0
 
-    def check(task: tuple[ArraySpec, int], _: None) -> None:
+    def check(task: tuple[Source, int], _: None) -> None:
         nonlocal done
-        spec, index = task
-        shard = plan.shards[index]
-        rows = sum(shard.n_tokens) if spec.dims[0] == "token" else shard.n_rows
+        source, index = task
+        rows = sum(shards[index].n_tokens) if source.spec.dims[0] == "token" else shards[index].n_rows
         try:
-            check_shard(Source(objects, spec, manifest.encoding.compression), index, rows)
+            check_shard(source, index, rows)
         except StoreError as error:
-            problems.append(Problem(str(error), shard_key(spec, index), spec.name, index))
+            problems.append(Problem(str(error), shard_key(source.spec, index), source.spec.name, index))
         done += 1
         if progress:
             progress(done, len(tasks))
 
-    run_all(check, tasks, lambda: None, thread_count(sum(spec.chunk_bytes for spec, _ in tasks) * 8))
+    run_all(check, tasks, lambda: None, thread_count(sum(source.spec.chunk_bytes for source, _ in tasks) * 8))
     return sorted(problems, key=lambda problem: problem.key)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
+from refusal_lightning.errors import UserError
 from refusal_lightning.store.errors import StoreError
 from refusal_lightning.store.layout import Layout, PromptRecord
 from refusal_lightning.store.objects import Objects
@@ -23,31 +25,41 @@ PER_PROMPT = ("prompt", "n_tokens", "label", "split", "dataset")
 """Coordinates of the prompt axis; `prompt` is the hash, empty where a row belongs to no prompt."""
 
 
-def encoded(
-    name: str,
-    values: np.ndarray,
-    dims: Sequence[str],
-    attributes: Mapping[str, Any] | None = None,
-    chunk: int = CHUNK,
-) -> dict[str, bytes]:
+def encoded(name: str, values: np.ndarray, dims: Sequence[str], chunk: int = CHUNK) -> dict[str, bytes]:
     """A whole zarr array as objects by key, checksums on; the metadata comes last."""
     store = MemoryStore()
-    is_text = values.dtype.kind == "T"
-    zarr.create_array(
-        store,
-        name=name,
-        data=values,
-        chunks=tuple(min(chunk, max(n, 1)) for n in values.shape) if name not in PER_PROMPT else (chunk,),
-        compressors=[ZstdCodec(level=3), Crc32cCodec()],
-        fill_value="" if is_text else np.zeros((), values.dtype).item(),
-        dimension_names=list(dims),
-        chunk_key_encoding={"name": "default", "separator": "."},
-        attributes=dict(attributes or {}),
-        config={"write_empty_chunks": True},
-    )
+    _create(store, name, values.shape, values.dtype, tuple(dims), chunk)[...] = values
     objects = {key: value.to_bytes() for key, value in store._store_dict.items() if key.startswith(f"{name}/")}
     metadata = objects.pop(f"{name}/zarr.json")
     return {**objects, f"{name}/zarr.json": metadata}
+
+
+@lru_cache(maxsize=64)
+def metadata(
+    name: str, shape: tuple[int, ...], dtype: np.dtype[Any], dims: tuple[str, ...], chunk: int = CHUNK
+) -> bytes:
+    """The zarr.json of such an array."""
+    store = MemoryStore()
+    _create(store, name, shape, dtype, dims, chunk)
+    return store._store_dict[f"{name}/zarr.json"].to_bytes()
+
+
+def _create(
+    store: MemoryStore, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], dims: tuple[str, ...], chunk: int
+) -> zarr.Array[Any]:
+    is_text = dtype.kind == "T"
+    return zarr.create_array(
+        store,
+        name=name,
+        shape=shape,
+        dtype=dtype,
+        chunks=tuple(min(chunk, max(n, 1)) for n in shape) if name not in PER_PROMPT else (chunk,),
+        compressors=[ZstdCodec(level=3), Crc32cCodec()],
+        fill_value="" if is_text else np.zeros((), dtype).item(),
+        dimension_names=list(dims),
+        chunk_key_encoding={"name": "default", "separator": "."},
+        config={"write_empty_chunks": True},
+    )
 
 
 def decoded(objects: Mapping[str, bytes], name: str) -> np.ndarray:
@@ -67,6 +79,24 @@ def read_array(objects: Objects, name: str) -> np.ndarray:
         raise StoreError(
             f"store {objects.url}: coordinate array {name} is damaged or missing ({type(error).__name__}: {error})"
         ) from error
+
+
+def read_records(objects: Objects) -> list[PromptRecord | None]:
+    """Every row's prompt, from the coordinates of the prompt axis. Raises StoreError on damage."""
+    columns = [read_array(objects, name).tolist() for name in PER_PROMPT]
+    try:
+        return [PromptRecord(*row) if row[0] else None for row in zip(*columns, strict=False)]
+    except UserError as error:
+        raise StoreError(f"store {objects.url}: a row of the coordinate arrays is damaged ({error})") from error
+
+
+def length(objects: Objects, name: str) -> int | None:
+    """The length of an array of one axis, from its metadata; None if that cannot be read."""
+    try:
+        (found,) = json.loads(objects.read(f"{name}/zarr.json") or b"")["shape"]
+        return int(found)
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def read_whole(objects: Objects, path: str) -> np.ndarray:
@@ -115,13 +145,7 @@ def fixed_columns(layout: Layout, position_tokens: Sequence[str] | None) -> dict
     return columns
 
 
-def write_array(
-    objects: Objects,
-    name: str,
-    values: np.ndarray,
-    dims: Sequence[str],
-    attributes: Mapping[str, Any] | None = None,
-) -> None:
+def write_array(objects: Objects, name: str, values: np.ndarray, dims: Sequence[str]) -> None:
     """Write a whole coordinate array; rows that were there before stay as they are for any reader at any moment."""
-    for key, data in encoded(name, values, dims, attributes).items():
+    for key, data in encoded(name, values, dims).items():
         objects.write(key, [[data]])

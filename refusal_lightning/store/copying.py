@@ -8,20 +8,20 @@ when: one's plan begins with the other's, or both went their own ways and nothin
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.store import results
+from refusal_lightning.store import log, planned, results
 from refusal_lightning.store.activation_store import refuse_foreign
 from refusal_lightning.store.errors import StoreError
-from refusal_lightning.store.lock import planning
-from refusal_lightning.store.manifest import Manifest, differences, read_manifest, write_manifest
+from refusal_lightning.store.log import Logged
+from refusal_lightning.store.manifest import Manifest, differences
 from refusal_lightning.store.objects import Objects, open_objects
-from refusal_lightning.store.plan import Plan
-from refusal_lightning.store.planned import read_plan, write_fixed, write_plan
-from refusal_lightning.store.shard_file import shard_number
+from refusal_lightning.store.opening import current
+from refusal_lightning.store.shard_file import shard_key
+from refusal_lightning.store.shards import fitting, shard_sizes, sources
 
 _PIECE = 8 << 20
 """Bytes read and written at a time."""
@@ -49,7 +49,7 @@ def copy(source: str | Path, target: str | Path, options: Mapping[str, Any] | No
     model: then nothing of that store was copied, and of the later ones neither. Raises StoreError for damage.
     """
     objects = open_objects(source, options)
-    if read_manifest(objects) is not None:
+    if current(objects) is not None:
         return [_copy_store(objects, open_objects(target, options))]
     if not objects.folders("") and not objects.sizes("") and not Path(source).is_dir():
         raise UserError(f"there is no activation store at {objects.url}")
@@ -57,18 +57,17 @@ def copy(source: str | Path, target: str | Path, options: Mapping[str, Any] | No
     for name in sorted(objects.folders("")):
         places = [f"{str(place).rstrip('/')}/{name}" for place in (source, target)]
         one, other = (open_objects(place, options) for place in places)
-        if read_manifest(one) is not None:
+        if current(one) is not None:
             copied.append(_copy_store(one, other))
     return copied
 
 
 def _copy_store(source: Objects, target: Objects) -> Copied:
-    manifest = read_manifest(source)
-    if manifest is None:
+    here = current(source)
+    if here is None:
         raise StoreError(f"the activation store {source.url} is gone")
-    plan = read_plan(source, manifest)
-    _plan_the_same(source.url, target, manifest, plan)
-    lacking = _lacking_shards(source, target, manifest, len(plan.shards))
+    there = _planned_the_same(source, target, here)
+    lacking = _lacking_shards(source, target, here, there)
     needed, free = sum(size for _, size in lacking), target.free_bytes()
     if free is not None and needed > free:
         raise UserError(
@@ -80,54 +79,63 @@ def _copy_store(source: Objects, target: Objects) -> Copied:
     return Copied(target.url, len(lacking), needed, _copy_results(source, target))
 
 
-def _plan_the_same(source: str, target: Objects, manifest: Manifest, plan: Plan) -> None:
-    """Let the target plan what the source does, all of it or none. Raises UserError if it has planned other things."""
-    if _goes_on_from(read_manifest(target), manifest, source, target.url):
-        return
-    with planning(target) as check:
-        there = read_manifest(target)
-        if _goes_on_from(there, manifest, source, target.url):
-            return
-        if there is None:
-            refuse_foreign(target, manifest.layout)
-            write_fixed(target, manifest)
-        write_plan(target, manifest, plan)
-        check()
-        write_manifest(target, manifest)
+def _planned_the_same(source: Objects, target: Objects, here: Logged) -> Logged:
+    """Let the target plan what the source does, all of it or none; the target's plan after that.
 
-
-def _goes_on_from(there: Manifest | None, here: Manifest, source: str, target: str) -> bool:
-    """Whether what is planned there begins with what is planned here; False if it is the other way round."""
+    Raises UserError if it has planned other things.
+    """
+    there = current(target)
+    if there is not None and _goes_on_from(there.manifest, here.manifest, source.url, target.url):
+        return there
     if there is None:
-        return False
+        refuse_foreign(target, here.manifest.layout)
+    if here.digests:
+        for number in range(len(there.digests) if there else 0, len(here.digests)):
+            data = source.read(log.key(number)) or b""
+            if not target.create(log.key(number), data) and target.read(log.key(number)) != data:
+                raise _both_planned(source.url, target.url)
+    else:
+        log.begin(target, here)
+    there = log.read(target)
+    assert there is not None
+    planned.write(target, there)
+    return there
+
+
+def _goes_on_from(there: Manifest, here: Manifest, source: str, target: str) -> bool:
+    """Whether what is planned there begins with what is planned here; False if it is the other way round."""
     if lines := differences(_made_of(there), _made_of(here)):
         raise UserError(f"{target} is no copy of {source}: " + "; ".join(lines) + ". Choose another place")
     shared = min(len(there.segments), len(here.segments))
     if there.segments[:shared] != here.segments[:shared]:
-        raise UserError(
-            f"{target} and {source} have each planned prompts that the other has not, so nothing was copied: two jobs "
-            "worked on copies of one store. Keep both as they are (each is whole), or delete one and run its job again"
-        )
+        raise _both_planned(source, target)
     return len(there.segments) >= len(here.segments)
 
 
+def _both_planned(source: str, target: str) -> UserError:
+    return UserError(
+        f"{target} and {source} have each planned prompts that the other has not, so nothing was copied: two jobs "
+        "worked on copies of one store. Keep both as they are (each is whole), or delete one and run its job again"
+    )
+
+
 def _made_of(manifest: Manifest) -> dict[str, Any]:
-    return {k: v for k, v in replace(manifest, segments=()).to_json().items() if k not in ("segments", "digest")}
+    """What two stores must share; that one of them is still of format 1 is none of it."""
+    return {key: value for key, value in manifest.head.items() if key not in ("format", "unbound_shards")}
 
 
-def _lacking_shards(source: Objects, target: Objects, manifest: Manifest, planned: int) -> list[tuple[str, int]]:
+def _lacking_shards(source: Objects, target: Objects, here: Logged, there: Logged) -> list[tuple[str, int]]:
     """(key, bytes) of what the source has of the planned shards and the target has not, shard after shard."""
     found = []
-    for place, name in enumerate(manifest.layout.array_names):
-        there = target.sizes(name)
-        for file, size in source.sizes(name).items():
-            number = shard_number(file)
-            if number is None or number >= planned or there.get(file, 0) != 0:
-                continue
-            if size is None:
-                size = source.size(f"{name}/{file}")
+    theirs = sources(target, there)
+    for place, (name, own) in enumerate(sources(source, here).items()):
+        sizes = {shard: size for shard, size in shard_sizes(own).items() if shard < len(here.plan.shards)}
+        present = shard_sizes(theirs[name]).keys() & sizes.keys()
+        for shard in fitting(own, sizes.keys() - fitting(theirs[name], present)):
+            key = shard_key(own.spec, shard)
+            size = sizes[shard] or source.size(key)
             if size:
-                found.append((number, place, f"{name}/{file}", size))
+                found.append((shard, place, key, size))
     return [(key, size) for _, _, key, size in sorted(found)]
 
 

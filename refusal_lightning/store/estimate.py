@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from refusal_lightning.store.coordinates import CHUNK, PER_PROMPT
 from refusal_lightning.store.geometry import Geometry, array_specs, plan_geometry, row_bytes
 from refusal_lightning.store.layout import LOGITS, Encoding, Layout
+from refusal_lightning.store.shard_file import BINDING_BYTES
 
 RATIOS = {
     ("lz4", "float32"): (0.878, 0.921),
@@ -53,8 +54,8 @@ def estimate(
     specs = array_specs(layout, encoding, geometry)
     if shards is None:
         shards = -(-n_prompts // geometry.shard_prompts)
-        if geometry.shard_tokens is not None:
-            shards = max(shards, -(-(n_tokens_total or 0) * 4 // (3 * geometry.shard_tokens)))
+        if geometry.fill_tokens is not None:
+            shards = max(shards, -(-(n_tokens_total or 0) * 4 // (3 * geometry.fill_tokens)))
     total, likely = 0, 0.0
     for name, spec in specs.items():
         rows = (n_tokens_total or 0) if spec.dims[0] == "token" else n_prompts
@@ -63,7 +64,8 @@ def estimate(
             chunks = min(chunks + shards, shards * spec.blocks)
         chunks *= spec.groups
         data = chunks * spec.chunk_bytes
-        overhead = chunks * (4 if encoding.compression == "none" else 4 + 16) + shards * spec.index_bytes
+        overhead = chunks * (4 if encoding.compression == "none" else 4 + 16)
+        overhead += shards * (spec.index_bytes + BINDING_BYTES)
         total += data + overhead
         usual = RATIOS.get((encoding.compression, layout.dtype))
         if usual is None:
@@ -76,4 +78,4 @@ def estimate(
     coordinates = len(PER_PROMPT) * (1 + -(-rows // CHUNK)) + 2 * (1 if layout.ragged else 3)
     if layout.ragged:
         coordinates += 1 + -(-rows // CHUNK)
-    return Estimate(total + small, len(specs) * (shards + 1) + coordinates + 2, round(likely) + small)
+    return Estimate(total + small, len(specs) * (shards + 1) + coordinates + 3, round(likely) + small)

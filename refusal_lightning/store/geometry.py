@@ -21,6 +21,8 @@ each shard would slow a process that does nothing but write; smaller ones are fo
 processes share the work. A process that caches holds up to four shards."""
 SHARES = 8
 """Shards that even a small store is divided into, if they reach SMALLEST."""
+INDEX_SHARE = 1 / 128
+"""Most bytes of a shard's bytes that its index takes, where rows are kept free for longer prompts to come."""
 TYPICAL_TOKENS = 64
 """Tokens per prompt where nothing is known, for stores of all positions."""
 
@@ -32,9 +34,17 @@ class Geometry:
     shard_prompts: int
     """Rows of the prompt axis per shard."""
     shard_tokens: int | None
-    """Rows of the token axis per shard, in stores of all positions."""
+    """Rows of the token axis per shard, in stores of all positions: the most tokens that a prompt may have."""
     chunk_rows: Mapping[str, int]
     """Rows per inner chunk of each array; divides its rows per shard."""
+    full_tokens: int | None = None
+    """Tokens at which such a shard is full; a longer prompt has one of its own. Where there are no rows, no bytes are
+    stored but an index entry per chunk. None: format 1, full where there are no more rows."""
+
+    @property
+    def fill_tokens(self) -> int | None:
+        """Tokens that prompts share a shard up to."""
+        return self.full_tokens or self.shard_tokens
 
     def to_json(self) -> dict[str, Any]:
         """As the manifest holds it."""
@@ -145,8 +155,12 @@ def plan_geometry(
     n_prompts: int | None = None,
     n_tokens: int | None = None,
     longest: int | None = None,
+    context: int | None = None,
 ) -> Geometry:
-    """Choose shards and chunks for a planned number of prompts, of their tokens in all and of the longest prompt."""
+    """Choose shards and chunks for a planned number of prompts, of their tokens in all and of the longest prompt.
+
+    With all positions stored there are rows for a later prompt of ``context`` tokens, as far as INDEX_SHARE allows.
+    """
     prompts = n_prompts or 1
     mean_tokens = max(1.0, n_tokens / prompts) if n_tokens else float(TYPICAL_TOKENS)
     bytes_of = {name: row_bytes(layout, encoding, name) for name in layout.array_names}
@@ -158,15 +172,18 @@ def plan_geometry(
     if layout.ragged:
         least = max(longest or 1, 8)
         tokens, token_chunk = _rows(max(least, int(shard_bytes // (per_prompt / mean_tokens))), group_bytes, least)
-        shard_prompts, shard_tokens = max(1, math.ceil(2 * tokens / mean_tokens)), tokens
+        entries = INDEX_SHARE * shard_bytes / 16 / len(layout.layers) / len(layout.hook_points)
+        room = min(context or tokens, int(entries * token_chunk))
+        shard_tokens = max(tokens, -(-room // token_chunk) * token_chunk)
+        shard_prompts, full_tokens = max(1, math.ceil(2 * tokens / mean_tokens)), tokens
         chunks = dict.fromkeys(layout.hook_points, token_chunk)
     else:
         shard_prompts, chunk = _rows(max(1, int(shard_bytes // per_prompt)), group_bytes)
-        shard_tokens, chunks = None, dict.fromkeys(layout.hook_points, chunk)
+        shard_tokens, full_tokens, chunks = None, None, dict.fromkeys(layout.hook_points, chunk)
     if LOGITS in bytes_of:
         most = max(1, CHUNK_BYTES // bytes_of[LOGITS])
         chunks[LOGITS] = max(n for n in range(1, min(most, shard_prompts) + 1) if shard_prompts % n == 0)
-    return Geometry(shard_prompts, shard_tokens, chunks)
+    return Geometry(shard_prompts, shard_tokens, chunks, full_tokens)
 
 
 def _auto_shard_bytes(total: float, arrays: int) -> float:

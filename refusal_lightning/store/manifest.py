@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from refusal_lightning.errors import UserError
@@ -13,12 +14,10 @@ from refusal_lightning.store.geometry import Geometry
 from refusal_lightning.store.layout import Encoding, Layout, PromptRecord
 from refusal_lightning.store.objects import Objects
 
-FORMAT = 1
-"""Version of the format that this package writes; a store of a newer one is refused."""
+FORMAT = 2
+"""Version of the format that this package writes; stores of version 1 are read, those of a newer one refused."""
 KEY = "zarr.json"
 ATTRIBUTE = "activation_store"
-COPY_KEY = "prompt/zarr.json"
-"""Where a copy of the manifest is kept, for `repair`."""
 
 
 @dataclass(frozen=True)
@@ -50,66 +49,93 @@ class Manifest:
     segments: tuple[Segment, ...] = ()
     position_tokens: tuple[str, ...] | None = None
     """Text of the token at each position, a coordinate for readers."""
+    unbound_shards: int = 0
+    """The first so many shards were planned in format 1, whose shards do not say what prompts they are of."""
+    format: int = FORMAT
+    """1 or 2."""
 
     @property
     def shards(self) -> int:
         """Shards planned so far."""
         return self.segments[-1].first_shard + self.segments[-1].shards if self.segments else 0
 
-    def with_segment(self, shards: int, records: Sequence[PromptRecord], made_with: dict[str, Any]) -> Manifest:
-        """With the shards of further prompts planned behind the present ones."""
-        segment = Segment(self.shards, shards, len(records), records_digest(records), made_with)
-        return replace(self, segments=(*self.segments, segment))
+    def next_segment(self, shards: int, records: Sequence[PromptRecord], made_with: dict[str, Any]) -> Segment:
+        """The shards of further prompts, planned behind the present ones."""
+        return Segment(self.shards, shards, len(records), records_digest(records), made_with)
 
-    def to_json(self) -> dict[str, Any]:
-        """With its own digest, which ``from_json`` checks."""
-        content = {
-            "format": FORMAT,
+    @property
+    def head(self) -> dict[str, Any]:
+        """All but the segments: what never changes, as JSON."""
+        return {
+            "format": self.format,
             "identity": self.identity,
             "layout": self.layout.to_json(),
             "encoding": dict(self.encoding.__dict__),
             "geometry": self.geometry.to_json(),
             "position_tokens": None if self.position_tokens is None else list(self.position_tokens),
-            "segments": [segment.to_json() for segment in self.segments],
+            "unbound_shards": self.unbound_shards,
         }
+
+    @cached_property
+    def key(self) -> str:
+        """A digest of the head: shards are bound to it."""
+        return digest_of(self.head)
+
+    def to_json(self) -> dict[str, Any]:
+        """With its own digest, which ``from_json`` checks."""
+        content = {**self.head, "segments": [segment.to_json() for segment in self.segments]}
         return {**content, "digest": digest_of(content)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], url: str) -> Manifest:
         """Raises UserError for another format version or if the digest does not match."""
-        version = value.get("format")
-        if not isinstance(version, int) or version > FORMAT:
-            raise UserError(
-                f"store {url} has format version {version}, and this version of refusal_lightning reads up to "
-                f"{FORMAT}: update refusal_lightning"
-            )
+        refuse_newer(value.get("format"), url)
         content = {key: item for key, item in value.items() if key != "digest"}
         if digest_of(content) != value.get("digest"):
             raise UserError(
                 f"store {url}: the manifest in {KEY} does not match its own digest: it was edited by hand or is "
                 f"damaged. `store repair {url}` restores the manifest from the copy that the store keeps"
             )
+        return cls.from_head(value, tuple(Segment(**segment) for segment in value["segments"]))
+
+    @classmethod
+    def from_head(cls, head: Mapping[str, Any], segments: tuple[Segment, ...] = ()) -> Manifest:
+        """The inverse of ``head``."""
         return cls(
-            identity=value["identity"],
-            layout=Layout.from_json(value["layout"]),
-            encoding=Encoding(**value["encoding"]),
-            geometry=Geometry(**value["geometry"]),
-            segments=tuple(Segment(**segment) for segment in value["segments"]),
-            position_tokens=None if value["position_tokens"] is None else tuple(value["position_tokens"]),
+            identity=head["identity"],
+            layout=Layout.from_json(head["layout"]),
+            encoding=Encoding(**head["encoding"]),
+            geometry=Geometry(**head["geometry"]),
+            segments=segments,
+            position_tokens=None if head["position_tokens"] is None else tuple(head["position_tokens"]),
+            unbound_shards=head.get("unbound_shards", 0),
+            format=head["format"],
         )
 
 
-def read_manifest(objects: Objects) -> Manifest | None:
-    """The manifest of a store, None where there is no store. Raises UserError for what is there and is no store."""
-    data = objects.read(KEY)
+def refuse_newer(version: Any, url: str) -> None:
+    """Raises UserError for a format version that this package does not know."""
+    if not isinstance(version, int) or version > FORMAT:
+        raise UserError(
+            f"store {url} has format version {version}, and this version of refusal_lightning reads up to "
+            f"{FORMAT}: update refusal_lightning"
+        )
+
+
+def read_manifest(objects: Objects, key: str = KEY) -> Manifest | None:
+    """The manifest in a node's attributes, None where there is no such node.
+
+    Raises UserError for a node that is there and has none.
+    """
+    data = objects.read(key)
     if data is None:
         return None
     try:
         node = json.loads(data)
-        content = node["attributes"][ATTRIBUTE]
+        content = dict(node["attributes"][ATTRIBUTE])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{objects.url} is no activation store: its {KEY} does not hold the attribute {ATTRIBUTE!r}"
+            f"{objects.url} is no activation store: its {key} does not hold the attribute {ATTRIBUTE!r}"
         ) from error
     return Manifest.from_json(content, objects.url)
 
@@ -123,28 +149,24 @@ def group_json(manifest: Manifest) -> bytes:
     return json.dumps(node, indent=2, ensure_ascii=False).encode()
 
 
-def from_copy(objects: Objects) -> Manifest | None:
-    """The copy of the manifest in the attributes of the array `prompt`; None if there is none that holds together."""
-    try:
-        return Manifest.from_json(json.loads(objects.read(COPY_KEY) or b"")["attributes"][ATTRIBUTE], objects.url)
-    except (UserError, ValueError, KeyError, TypeError):
-        return None
-
-
-def write_manifest(objects: Objects, manifest: Manifest) -> None:
-    """Replace the manifest, atomically."""
-    objects.write(KEY, [[group_json(manifest)]])
+def canonical(content: Any) -> bytes:
+    """JSON of one form only."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def digest_of(content: Any) -> str:
     """sha256 of canonical JSON."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(canonical(content)).hexdigest()
+
+
+def record_rows(records: Sequence[PromptRecord | None]) -> list[list[Any] | None]:
+    """Hashes, lengths, labels, splits and datasets, as JSON holds them."""
+    return [None if r is None else [r.hash, r.n_tokens, r.label, r.split, r.dataset] for r in records]
 
 
 def records_digest(records: Sequence[PromptRecord]) -> str:
-    """sha256 over hashes, lengths, labels, splits and datasets, in order."""
-    return digest_of([[r.hash, r.n_tokens, r.label, r.split, r.dataset] for r in records])
+    """sha256 over records, in order."""
+    return digest_of(record_rows(records))
 
 
 def plain_json(identity: Mapping[str, Any], url: str) -> dict[str, Any]:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
-import socket
+import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from refusal_lightning.errors import UserError
+from refusal_lightning.store import owner
 from refusal_lightning.store.disk_errors import explained
 
 Range = tuple[int, int]
+Result = TypeVar("Result")
 
 _WRITE_BACK = 8 << 20
 """Bytes after which the disk is set to work."""
 _AT_ONCE = 1024
 """Buffers that one system call takes."""
+_LEFT_SECONDS = 12 * 3600
+"""A partial file that has not grown for so long is no one's, whoever made it."""
+_STALE_TRIES = 3
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+"""What file systems without hard links say (vfat, exfat, some FUSE and SMB mounts)."""
 
 
 class ObjectReader(Protocol):
@@ -49,7 +57,9 @@ class Objects(Protocol):
         """Put an object together from lists of buffers."""
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write an object if there is none of this key yet; False if there is."""
+        """Write an object if there is none of this key yet; False if there is: another's, or one's own whose reply
+        was lost.
+        """
 
     def sizes(self, folder: str) -> dict[str, int | None]:
         """Names right under a folder with their bytes (None where unknown; folders are left out)."""
@@ -69,8 +79,8 @@ class Objects(Protocol):
     def free_bytes(self) -> int | None:
         """Bytes that can still be written; None where that has no answer."""
 
-    def sweep(self, folder: str) -> list[str]:
-        """Delete what killed writers left half-written in a folder; the names deleted."""
+    def sweep(self) -> list[str]:
+        """Delete what killed writers left half-written, anywhere; the keys deleted. What cannot be deleted stays."""
 
 
 class LocalObjects:
@@ -82,13 +92,13 @@ class LocalObjects:
     def read(self, key: str) -> bytes | None:
         with explained(self.url, key, "read"):
             try:
-                return (self.root / key).read_bytes()
+                return _afresh((self.root / key).read_bytes)
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
     def open(self, key: str) -> AbstractContextManager[ObjectReader]:
         with explained(self.url, key, "read"):
-            return _LocalReader(self.root / key, self.url)
+            return _afresh(lambda: _LocalReader(self.root / key, self.url))
 
     def write(self, key: str, parts: Iterable[list[Any]]) -> None:
         path = self.root / key
@@ -115,26 +125,38 @@ class LocalObjects:
         with explained(self.url, key):
             _make_folder(path.parent)
             try:
-                partial.write_bytes(data)
+                _write_new(partial, data)
                 path.hardlink_to(partial)  # unlike O_EXCL, the file is never there without its content
             except FileExistsError:
                 return False
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                try:
+                    _write_new(path, data)
+                except FileExistsError:
+                    return False
             finally:
                 partial.unlink(missing_ok=True)
+            _fsync_folder(path.parent)
         return True
 
     def sizes(self, folder: str) -> dict[str, int | None]:
-        found: dict[str, int | None] = {}
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.root / folder) as entries:
-            for entry in entries:
-                with suppress(FileNotFoundError):  # a partial file that got its name in the meantime
-                    if entry.is_file():
-                        found[entry.name] = entry.stat().st_size
-        return found
+        def listed() -> dict[str, int | None]:
+            found: dict[str, int | None] = {}
+            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.root / folder) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError):  # a partial file that got its name in the meantime
+                        if entry.is_file():
+                            found[entry.name] = entry.stat().st_size
+            return found
+
+        with explained(self.url, folder, "read"):
+            return _afresh(listed)
 
     def size(self, key: str) -> int | None:
         try:
-            return (self.root / key).stat().st_size
+            return _afresh((self.root / key).stat).st_size
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -158,25 +180,24 @@ class LocalObjects:
             folder = folder.parent
         return shutil.disk_usage(folder).free
 
-    def sweep(self, folder: str) -> list[str]:
-        host = _process_name().rpartition("-")[0]
+    def sweep(self) -> list[str]:
         swept = []
-        for name in self.sizes(folder):
-            writer = name.split(".")[-3:-2]
-            if not name.endswith(".partial") or not writer:
-                continue
-            of_host, _, pid = writer[0].rpartition("-")
-            if of_host == host and not process_lives(int(pid)):
-                self.delete(f"{folder}/{name}" if folder else name)
-                swept.append(name)
-        return swept
+        now = time.time()
+        for folder, _, names in os.walk(self.root):
+            for name in names:
+                path = Path(folder, name)
+                if name.endswith(".partial") and _is_left(path, now):
+                    with suppress(OSError):
+                        path.unlink()
+                        swept.append(str(path.relative_to(self.root)))
+        return sorted(swept)
 
 
 class _LocalReader:
     """A file opened for reading, from several threads if need be."""
 
     def __init__(self, path: Path, url: str) -> None:
-        self._url, self._name = url, path.name
+        self._url, self._name, self._path = url, path.name, path
         self._fd = os.open(path, os.O_RDONLY)
         self.size = os.fstat(self._fd).st_size
 
@@ -196,11 +217,22 @@ class _LocalReader:
         done = 0
         while done < len(view):
             with explained(self._url, self._name, "read"):
-                count = os.preadv(self._fd, [view[done:]], start + done)
+                count = self._read_into(view[done:], start + done)
             if not count:
                 return view[:done]
             done += count
         return view
+
+    def _read_into(self, view: memoryview, start: int) -> int:
+        try:
+            return os.preadv(self._fd, [view], start)
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+        opened = os.open(self._path, os.O_RDONLY)  # replaced, by the same bytes: a shard has no others
+        os.dup2(opened, self._fd)  # in place: other threads may be reading
+        os.close(opened)
+        return os.preadv(self._fd, [view], start)
 
 
 def open_objects(url: str | Path, storage_options: Mapping[str, Any] | None = None) -> Objects:
@@ -220,25 +252,36 @@ def open_objects(url: str | Path, storage_options: Mapping[str, Any] | None = No
     return RemoteObjects(text, dict(storage_options or {}))
 
 
-def process_lives(pid: int) -> bool:
-    """Whether a process of this number runs on this host."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
-
-
-def _process_name() -> str:
-    host = "".join(c if c.isalnum() else "_" for c in socket.gethostname()) or "host"
-    return f"{host}-{os.getpid()}"
-
-
 def _partial(path: Path) -> Path:
-    """Where a file is put together; the name says by whom, so that what a dead writer left can be told."""
-    return path.with_name(f"{path.name}.{_process_name()}.{uuid.uuid4().hex[:12]}.partial")
+    return path.with_name(owner.partial_name(path.name, uuid.uuid4().hex[:12]))
+
+
+def _is_left(partial: Path, now: float) -> bool:
+    """Whether nobody is writing a partial file any more: its process has ended, or it has not grown for hours."""
+    dead = owner.is_dead(partial.name)
+    if dead is None:
+        with suppress(OSError):
+            return now - partial.stat().st_mtime > _LEFT_SECONDS
+    return bool(dead)
+
+
+def _afresh(look: Callable[[], Result]) -> Result:
+    """Once more where NFS says that another node has just replaced the file."""
+    for _ in range(_STALE_TRIES):
+        try:
+            return look()
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+    return look()
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    """Write a file that is not there yet; on the disk when it returns. Raises FileExistsError."""
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _make_folder(folder: Path) -> None:

@@ -74,15 +74,15 @@ def _pack(records: Sequence[PromptRecord], geometry: Geometry) -> Iterator[list[
     """Shards of consecutive prompts, each as full as prompts (and tokens) allow. Raises UserError for one too long."""
     held: list[PromptRecord] = []
     tokens = 0
+    most, full = geometry.shard_tokens, geometry.fill_tokens
     for record in records:
-        most = geometry.shard_tokens
         if most is not None and record.n_tokens > most:
             raise UserError(
                 f"activation store: a prompt has {record.n_tokens} tokens and a shard of this store holds {most}; "
                 "make the store with larger shards"
             )
-        full = len(held) == geometry.shard_prompts or (most is not None and tokens + record.n_tokens > most)
-        if full:
+        no_room = full is not None and tokens + record.n_tokens > full
+        if held and (no_room or len(held) == geometry.shard_prompts):
             yield held
             held, tokens = [], 0
         held.append(record)

@@ -1,89 +1,82 @@
-"""The plan on disk: coordinate arrays for every zarr reader, and one compact copy of them from which to mend them."""
+"""The plan as zarr readers see it: the group, coordinate arrays, and the shapes of the data. All follow from the log.
+
+Whoever planned writes them; where that was cut short, the next process that opens the store to write does.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 
-from numcodecs import zstd
+import numpy as np
 
 from refusal_lightning.store import coordinates
 from refusal_lightning.store.errors import StoreError
 from refusal_lightning.store.geometry import array_specs
-from refusal_lightning.store.layout import PromptRecord
-from refusal_lightning.store.manifest import ATTRIBUTE, Manifest, records_digest
-from refusal_lightning.store.metadata import array_json
+from refusal_lightning.store.log import Logged
+from refusal_lightning.store.manifest import KEY, group_json
+from refusal_lightning.store.metadata import array_json, same_metadata
 from refusal_lightning.store.objects import Objects
-from refusal_lightning.store.plan import Plan
 
-COPY_KEY = "prompt/records.json.zst"
-"""Inside an array's folder, where no zarr reader looks for nodes."""
+Column = tuple[np.ndarray, tuple[str, ...]]
 
 
-def write_plan(objects: Objects, manifest: Manifest, plan: Plan) -> None:
-    """Write everything that follows from a plan but the manifest itself; readers of the manifest before see no change.
-
-    The array `prompt` comes last, with a copy of the manifest among its attributes.
-    """
-    rows = [None if r is None else [r.hash, r.n_tokens, r.label, r.split, r.dataset] for r in plan.records]
-    objects.write(COPY_KEY, [[zstd.compress(json.dumps(rows, ensure_ascii=False).encode(), 3)]])
-    for name, data in metadata(manifest, plan).items():
-        objects.write(f"{name}/zarr.json", [[data]])
-    columns = coordinates.prompt_columns(plan.records)
-    hashes = columns.pop("prompt")
-    if manifest.layout.ragged:
-        columns["token_start"] = plan.token_starts
-    for name, values in columns.items():
-        coordinates.write_array(objects, name, values, ("prompt",))
-    coordinates.write_array(objects, "prompt", hashes, ("prompt",), {ATTRIBUTE: manifest.to_json()})
-
-
-def write_fixed(objects: Objects, manifest: Manifest) -> None:
-    """Write the coordinates that no plan changes."""
-    for name, (values, dims) in coordinates.fixed_columns(manifest.layout, manifest.position_tokens).items():
+def write(objects: Objects, store: Logged) -> None:
+    """Write everything that follows from a plan; the group comes last."""
+    for key, data in metadata(store).items():
+        objects.write(key, [[data]])
+    for name, (values, dims) in columns(store).items():
         coordinates.write_array(objects, name, values, dims)
+    objects.write(KEY, [[group_json(store.manifest)]])
 
 
-def metadata(manifest: Manifest, plan: Plan) -> dict[str, bytes]:
+def metadata(store: Logged) -> dict[str, bytes]:
     """zarr.json of each array of data."""
     files = {}
+    manifest = store.manifest
     for name, spec in array_specs(manifest.layout, manifest.encoding, manifest.geometry).items():
-        rows = plan.token_rows if spec.dims[0] == "token" else len(plan.records)
-        files[name] = array_json(spec, manifest.encoding.compression, rows)
+        rows = store.plan.token_rows if spec.dims[0] == "token" else len(store.plan.records)
+        files[f"{name}/zarr.json"] = array_json(spec, manifest.encoding.compression, rows)
     return files
 
 
-def read_plan(objects: Objects, manifest: Manifest) -> Plan:
-    """The planned rows from the coordinate arrays. Raises StoreError if they are not what the manifest promises."""
-    if not manifest.segments:
-        return Plan(manifest.geometry, [])
-    columns = [coordinates.read_array(objects, name).tolist() for name in coordinates.PER_PROMPT]
-    rows = [PromptRecord(*row) if row[0] else None for row in zip(*columns, strict=False)]
-    return checked_plan(objects, manifest, rows)
+def columns(store: Logged) -> Mapping[str, Column]:
+    """Every coordinate array: name to (values, axes)."""
+    found = dict(coordinates.fixed_columns(store.manifest.layout, store.manifest.position_tokens))
+    for name, values in coordinates.prompt_columns(store.plan.records).items():
+        found[name] = values, ("prompt",)
+    if store.manifest.layout.ragged:
+        found["token_start"] = store.plan.token_starts, ("prompt",)
+    return found
 
 
-def plan_from_copy(objects: Objects, manifest: Manifest) -> Plan:
-    """The planned rows from the compact copy. Raises StoreError if it does not hold what the manifest promises."""
-    try:
-        rows = json.loads(zstd.decompress(objects.read(COPY_KEY) or b""))
-        records = [None if row is None else PromptRecord(*row) for row in rows]
-    except Exception as error:
-        raise StoreError(f"store {objects.url}: {COPY_KEY}, the copy of the prompts, is damaged too") from error
-    return checked_plan(objects, manifest, records)
+def is_current(objects: Objects, store: Logged) -> bool:
+    """Whether what zarr readers see is of this plan, as far as a few small files tell."""
+    if objects.read(KEY) != group_json(store.manifest):
+        return False
+    fixed = coordinates.fixed_columns(store.manifest.layout, store.manifest.position_tokens)
+    lengths = {name: len(values) for name, (values, _) in fixed.items()}
+    lengths |= dict.fromkeys(coordinates.PER_PROMPT, len(store.plan.records))
+    if store.manifest.layout.ragged:
+        lengths["token_start"] = len(store.plan.records)
+    return all(coordinates.length(objects, name) == length for name, length in lengths.items()) and all(
+        same_metadata(objects.read(key), data) for key, data in metadata(store).items()
+    )
 
 
-def checked_plan(objects: Objects, manifest: Manifest, rows: Sequence[PromptRecord | None]) -> Plan:
-    """Rows up to the last that the manifest promises; there may be more, of a plan that was not finished."""
-    size = manifest.geometry.shard_prompts
-    end = 0
-    for segment in manifest.segments:
-        start, stop = segment.first_shard * size, (segment.first_shard + segment.shards) * size
-        held = [record for record in rows[start:stop] if record]
-        if len(held) < segment.prompts or records_digest(held) != segment.digest:
-            last = segment.first_shard + segment.shards - 1
-            raise StoreError(
-                f"store {objects.url}: the coordinate arrays ({', '.join(coordinates.PER_PROMPT)}) do not hold what "
-                f"the manifest promises for shards {segment.first_shard} to {last}; `store repair` mends them"
-            )
-        end = start + max(i for i, record in enumerate(rows[start:stop]) if record) + 1
-    return Plan(manifest.geometry, rows[:end])
+def problems(objects: Objects, store: Logged) -> Iterator[tuple[str, str]]:
+    """(key, what is wrong) for everything that zarr readers would see otherwise than it is planned."""
+    if store.digests and not same_metadata(objects.read(KEY), group_json(store.manifest)):
+        yield KEY, f"the group's {KEY} is not what the store's log says"
+    for key, data in metadata(store).items():
+        if not same_metadata(objects.read(key), data):
+            yield key, f"{key} is not what is planned"
+    for name, (values, dims) in columns(store).items():
+        try:
+            good = np.array_equal(coordinates.read_array(objects, name), values)
+        except StoreError:
+            good = False
+        if store.digests or name != "prompt":  # in format 1 its attributes hold a copy of the manifest
+            described = coordinates.metadata(name, values.shape, values.dtype, dims)
+            good &= same_metadata(objects.read(f"{name}/zarr.json"), described)
+        if not good:
+            yield name, f"coordinate array {name} is not what is planned"

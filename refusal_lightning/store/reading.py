@@ -14,7 +14,7 @@ from refusal_lightning.store.errors import StoreError
 from refusal_lightning.store.geometry import ArraySpec
 from refusal_lightning.store.layout import Compression
 from refusal_lightning.store.objects import Objects
-from refusal_lightning.store.shard_file import Scratch, ShardReader, describe, shard_key
+from refusal_lightning.store.shard_file import Binding, Scratch, ShardReader, describe, shard_key
 from refusal_lightning.store.workers import run_all, slices, thread_count
 
 
@@ -25,6 +25,8 @@ class Source:
     objects: Objects
     spec: ArraySpec
     compression: Compression
+    binding: Callable[[int], Binding] | None = None
+    """What each shard must be made for; None where they do not say (format 1)."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,8 @@ def open_shard(source: Source, shard: int) -> Iterator[ShardReader]:
     except FileNotFoundError as error:
         raise StoreError(f"{where} is missing; `cache` computes it again") from error
     with file as opened_file:
-        yield ShardReader(source.spec, source.compression, where, opened_file)
+        binding = None if source.binding is None else source.binding(shard)
+        yield ShardReader(source.spec, source.compression, where, opened_file, binding)
 
 
 def pieces_of(spec: ArraySpec, rows: np.ndarray) -> Iterator[tuple[int, list[Piece]]]:

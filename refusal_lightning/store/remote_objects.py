@@ -23,6 +23,10 @@ _SCHEMES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "sftp", "ssh", "mem
 """Places that objects can be written to. Others of fsspec's run or unpack what they are told to, or only read."""
 _TOGETHER = 16
 """Requests in flight at once."""
+_CONFLICTS, _CONFLICT_PAUSE = 6, 0.1
+"""S3 answers 409 to a conditional PUT beside another request for the key: it is to be sent again."""
+_UNKNOWN = ("NotImplemented", "InvalidArgument", "501")
+"""What endpoints that do not know If-None-Match say to it."""
 
 
 class RemoteObjects:
@@ -56,16 +60,30 @@ class RemoteObjects:
             raise UserError(f"store {self.url} cannot be written: {error}; does the bucket exist?") from error
 
     def create(self, key: str, data: bytes) -> bool:
-        async def put() -> None:
-            await self._store.fs._pipe_file(f"{self._store.path}/{key}", data, mode="create")
+        async def put() -> bool:
+            for attempt in range(_CONFLICTS):
+                try:
+                    await self._store.fs._pipe_file(f"{self._store.path}/{key}", data, mode="create")
+                    return True
+                except FileExistsError:
+                    return False
+                except OSError as error:
+                    if attempt == _CONFLICTS - 1 or "ConditionalRequestConflict" not in _said(error):
+                        raise
+                    await asyncio.sleep(_CONFLICT_PAUSE * 2**attempt)
+            return False
 
         try:
-            self._run(put(), key)
-        except FileExistsError:
-            return False
+            return bool(self._run(put(), key))
         except FileNotFoundError as error:
             raise UserError(f"store {self.url} cannot be written: {error}; does the bucket exist?") from error
-        return True
+        except StoreError as error:
+            if any(word in _said(error) for word in _UNKNOWN):
+                raise UserError(
+                    f"store {self.url}: the endpoint refuses If-None-Match ({error.__cause__}), without which two jobs "
+                    "could plan the same rows; choose an endpoint that knows it (AWS S3, GCS, MinIO do), or a disk"
+                ) from error
+            raise
 
     def sizes(self, folder: str) -> dict[str, int | None]:
         return {name: size for name, size, is_file in self._listing(folder) if is_file}
@@ -93,7 +111,7 @@ class RemoteObjects:
     def free_bytes(self) -> int | None:
         return None
 
-    def sweep(self, folder: str) -> list[str]:
+    def sweep(self) -> list[str]:
         return []
 
     def size(self, key: str) -> int | None:
@@ -170,3 +188,12 @@ def _merge(ranges: Sequence[Range], most: int = 64 << 20) -> list[Range]:
         else:
             merged.append((start, stop))
     return merged
+
+
+def _said(error: BaseException | None) -> str:
+    """All that an error and its causes say: fsspec passes on the words of an endpoint, and only sometimes its code."""
+    words = []
+    while error is not None:
+        words.append(f"{type(error).__name__} {error} {getattr(error, 'response', '')}")
+        error = error.__cause__
+    return " ".join(words)

@@ -6,17 +6,21 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.store.coordinates import encoded, read_whole
+from refusal_lightning.store.coordinates import encoded, metadata, read_whole
 from refusal_lightning.store.errors import StoreError
+from refusal_lightning.store.manifest import digest_of
+from refusal_lightning.store.metadata import same_metadata
 from refusal_lightning.store.objects import Objects
 
 FOLDER = "results"
+GROUP = f"{FOLDER}/zarr.json"
+_CHUNK = 1 << 22
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -39,15 +43,14 @@ def save(
     names = {}
     for name, values in arrays.items():
         array = np.asarray(values)
-        dims = [f"dim_{i}" for i in range(array.ndim)]
-        for file, data in encoded(name, array, dims, chunk=1 << 22).items():
+        for file, data in encoded(name, array, _dims(array), _CHUNK).items():
             objects.write(f"{FOLDER}/{key}/{version}/{file}", [[data]])
         names[name] = list(array.shape)
     objects.write(f"{FOLDER}/{key}/{version}/zarr.json", [[_group({})]])
-    objects.write(f"{FOLDER}/zarr.json", [[_group({})]])
+    objects.write(GROUP, [[_group({})]])
     when = time.time() if saved is None else saved
     marker = {"version": version, "arrays": names, "attrs": dict(attrs), "saved": when}
-    objects.write(f"{FOLDER}/{key}/zarr.json", [[_group(marker)]])
+    objects.write(f"{FOLDER}/{key}/zarr.json", [[_group({**marker, "digest": digest_of(marker)})]])
     if before:
         objects.delete_folder(f"{FOLDER}/{key}/{before}")
 
@@ -81,15 +84,57 @@ def listed(objects: Objects) -> list[str]:
     return [name for name in sorted(objects.folders(FOLDER)) if _version(objects, name)]
 
 
+def problems(objects: Objects) -> Iterator[tuple[str, str]]:
+    """(key, what is wrong) for every result that is damaged, in what zarr readers look at too."""
+    names = objects.folders(FOLDER)
+    if names and not same_metadata(objects.read(GROUP), _group({})):
+        yield GROUP, f"{GROUP} is not the group that holds the results"
+    for name in names:
+        folder = f"{FOLDER}/{name}"
+        try:
+            found, version = load(objects, name), _version(objects, name)
+        except StoreError as error:
+            yield folder, str(error)
+            continue
+        if found is None:
+            yield folder, f"store {objects.url}: result {name} has lost its zarr.json"
+            continue
+        described = {f"{folder}/{version}/zarr.json": _group({})}
+        for array, values in found[0].items():
+            shape, dtype = values.shape, values.dtype
+            described[f"{folder}/{version}/{array}/zarr.json"] = metadata(array, shape, dtype, _dims(values), _CHUNK)
+        wrong = [key for key, data in described.items() if not same_metadata(objects.read(key), data)]
+        if wrong and _version(objects, name) == version:
+            yield folder, f"store {objects.url}: result {name} is damaged: {wrong[0]} is not what was written"
+
+
+def write_group(objects: Objects) -> None:
+    """Write the group that holds the results, if there are any."""
+    if objects.folders(FOLDER):
+        objects.write(GROUP, [[_group({})]])
+
+
+def _dims(values: np.ndarray) -> tuple[str, ...]:
+    return tuple(f"dim_{i}" for i in range(values.ndim))
+
+
 def _marker(objects: Objects, key: str) -> dict[str, Any] | None:
     data = objects.read(f"{FOLDER}/{key}/zarr.json")
     if data is None:
         return None
     try:
-        marker: dict[str, Any] = json.loads(data)["attributes"]
+        node = json.loads(data)
+        marker: dict[str, Any] = dict(node["attributes"])
+        digest = marker.pop("digest", None)  # results of format 1 have none
+        sound = set(marker) - {"saved"} == {"version", "arrays", "attrs"} and digest in (None, digest_of(marker))
+        if not sound or {**node, "attributes": {}} != json.loads(_group({})):
+            raise ValueError("it is not what was written")
         return marker
-    except (ValueError, KeyError) as error:
-        raise StoreError(f"store {objects.url}: result {key} is damaged: its zarr.json cannot be read") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"store {objects.url}: result {key} is damaged: its zarr.json cannot be read ({error}); delete "
+            f"{FOLDER}/{key} to have it computed again"
+        ) from error
 
 
 def _version(objects: Objects, key: str) -> str | None:

@@ -1,14 +1,16 @@
 """One shard of one array as zarr's sharding codec lays it out: chunks, each with its checksum, then an index.
 
-Chunks stand group by group (a group is a layer), so that one layer of a shard is one stretch of the file. A chunk
-whose rows belong to no prompt is left out, which zarr reads as the fill value. ``tests/store`` holds this against
-zarr's own codec, both ways.
+Between the two, where no entry of the index points and so no zarr reader looks, stands the shard's binding: a digest
+of the store and the prompts it was made for. Chunks stand group by group (a group is a layer), so that one layer of a
+shard is one stretch of the file. A chunk whose rows belong to no prompt is left out, which zarr reads as the fill
+value. ``tests/store`` holds this against zarr's own codec, both ways.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import google_crc32c
@@ -24,7 +26,9 @@ from refusal_lightning.store.workers import in_order, thread_count
 
 ABSENT = 2**64 - 1
 CRC_BYTES = 4
-
+_MAGIC = b"RLbind\x00\x02"
+BINDING_BYTES = len(_MAGIC) + 32 + CRC_BYTES
+"""Bytes of a binding: what it is, a sha256, and their crc32c."""
 
 Place = tuple[int, int]
 """A chunk of a shard: (block of rows, group)."""
@@ -35,10 +39,22 @@ _DIRECT_ROW_BYTES = 4096
 """Rows at least this long are written from where they are; shorter ones are gathered first."""
 
 
-def encode(spec: ArraySpec, compression: Compression, data: np.ndarray) -> Iterator[Parts]:
+@dataclass(frozen=True)
+class Binding:
+    """What a shard must say that it was made for."""
+
+    digest: bytes
+    """sha256 of the store, the array and the shard's prompts, 32 bytes."""
+    needed: bool = True
+    """False for shards that may be of format 1, which says nothing."""
+
+
+def encode(
+    spec: ArraySpec, compression: Compression, data: np.ndarray, binding: Binding | None = None
+) -> Iterator[Parts]:
     """The buffers of a shard in file order; ``data`` is [row, group, value] with at most ``spec.shard_rows`` rows.
 
-    Raises ValueError if the values do not fit the stored type.
+    Without a binding the bytes are zarr's own. Raises ValueError if the values do not fit the stored type.
     """
     blocks = -(-len(data) // spec.chunk_rows)
     places = [(block, group) for group in range(spec.groups) for block in range(blocks)]
@@ -63,7 +79,8 @@ def encode(spec: ArraySpec, compression: Compression, data: np.ndarray) -> Itera
         length = sum(memoryview(part).nbytes for part in parts)
         index[place] = offset, length
         offset += length
-    yield [index.tobytes(), checksum(index.tobytes())]
+    bound = [] if binding is None else [_MAGIC, binding.digest, checksum(_MAGIC + binding.digest)]
+    yield [*bound, index.tobytes(), checksum(index.tobytes())]
 
 
 def _is_as_stored(spec: ArraySpec, part: np.ndarray) -> bool:
@@ -106,15 +123,40 @@ class Scratch:
 
 
 class ShardReader:
-    """An open shard: its index checked, its chunks checked as they are read. Errors name array, shard and layer."""
+    """An open shard: binding and index checked, chunks checked as they are read. Errors name array, shard and layer."""
 
-    def __init__(self, spec: ArraySpec, compression: Compression, where: str, reader: ObjectReader) -> None:
+    def __init__(
+        self,
+        spec: ArraySpec,
+        compression: Compression,
+        where: str,
+        reader: ObjectReader,
+        binding: Binding | None = None,
+    ) -> None:
+        """``binding`` is what the shard must be made for; None: it may be anything's."""
         self._spec, self._compression, self._where, self._reader = spec, compression, where, reader
         self._end = reader.size - spec.index_bytes
         if self._end < 0:
             raise self._damaged(f"it is truncated to {reader.size} bytes")
-        data = self._checked(self._end, reader.size, bytearray(), "its index")
+        first = max(0, self._end - BINDING_BYTES)
+        tail = bytes(reader.read(first, reader.size, bytearray()))  # both in one request
+        data = self._sound(np.frombuffer(tail[self._end - first :], np.uint8), spec.index_bytes, "its index")
         self.index = data.view("<u8").reshape(spec.blocks, spec.groups, 2).copy()
+        if binding is not None:
+            self._refuse_foreign(tail[: self._end - first], binding)
+
+    def _refuse_foreign(self, found: bytes, binding: Binding) -> None:
+        match bound_to(found):
+            case binding.digest:
+                return
+            case b"":
+                raise self._damaged("what it says of its prompts does not match its checksum")
+            case None if not binding.needed:
+                return
+        raise StoreError(
+            f"{self._where} is not of the prompts that are planned for it: it was left by another plan or another "
+            "store. `cache` computes the shard that belongs here; `store repair` drops this one"
+        )
 
     def prefetch(self, blocks: Iterable[int], groups: Iterable[int]) -> None:
         """Say which chunks will be read: over a network they are fetched together."""
@@ -137,8 +179,10 @@ class ShardReader:
             raise self._damaged(f"{place} cannot be decompressed ({error})") from error
 
     def _checked(self, start: int, stop: int, scratch: bytearray, what: str) -> np.ndarray:
-        data = np.frombuffer(self._reader.read(start, stop, scratch), np.uint8)
-        if len(data) != stop - start or checksum(data[:-CRC_BYTES]) != bytes(data[-CRC_BYTES:]):
+        return self._sound(np.frombuffer(self._reader.read(start, stop, scratch), np.uint8), stop - start, what)
+
+    def _sound(self, data: np.ndarray, length: int, what: str) -> np.ndarray:
+        if len(data) != length or checksum(data[:-CRC_BYTES]) != bytes(data[-CRC_BYTES:]):
             raise self._damaged(f"{what} does not match its checksum")
         return data[:-CRC_BYTES]
 
@@ -147,6 +191,25 @@ class ShardReader:
             f"{self._where} is damaged: {what}. `store verify` lists all damage; `store repair` drops damaged shards, "
             "and `cache` computes them again"
         )
+
+
+def bound_to(found: bytes) -> bytes | None:
+    """The digest in a shard's binding; None where there is no binding (format 1), empty where it is damaged."""
+    if len(found) < BINDING_BYTES or not found.startswith(_MAGIC):
+        return None
+    body, crc = found[:-CRC_BYTES], found[-CRC_BYTES:]
+    return body[len(_MAGIC) :] if checksum(body) == crc else b""
+
+
+def fits(spec: ArraySpec, reader: ObjectReader, binding: Binding) -> bool:
+    """False for a shard that is of other prompts than it should be. A damaged one may be anyone's: reading it tells."""
+    end = reader.size - spec.index_bytes
+    found = bound_to(bytes(reader.read(max(0, end - BINDING_BYTES), max(0, end), bytearray())))
+    if found is not None:
+        return found in (binding.digest, b"")
+    index = bytes(reader.read(max(0, end), reader.size, bytearray()))
+    is_sound = end >= 0 and checksum(index[:-CRC_BYTES]) == index[-CRC_BYTES:]
+    return not binding.needed or not is_sound
 
 
 def describe(objects: Objects, spec: ArraySpec, shard: int) -> str:

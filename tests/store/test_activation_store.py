@@ -17,6 +17,7 @@ from stores import (
     LAYOUT,
     RAGGED,
     check,
+    data_files,
     expected,
     fill,
     filled,
@@ -29,7 +30,7 @@ from stores import (
 )
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.store import ActivationStore, Encoding, Layout
+from refusal_lightning.store import ActivationStore, Encoding, Layout, PromptRecord, verify
 
 ENCODINGS = [(c, d) for c in ("none", "zstd", "lz4") for d in ("float32", "float16", "bfloat16")]
 
@@ -122,6 +123,30 @@ def test_all_positions(tmp_path):
         assert len(part) == record(number).n_tokens
     start, count = (int(_zarr(store, name)[rows[0]]) for name in ("token_start", "n_tokens"))
     np.testing.assert_array_equal(_zarr(store, "resid_pre")[start : start + count], data[: offsets[1]])
+
+
+def test_a_longer_prompt_later(tmp_path):
+    """Where the model's context is known, rows are kept free for it: they take no bytes, and zarr reads the prompt."""
+    layout = Layout(("resid_pre",), (0, 2), "all", d_model=256)
+    with_room = [make(tmp_path / str(c), layout, shard_bytes=100_000, longest=7, context=c) for c in (None, 300)]
+    sizes = []
+    for store in with_room:
+        store.add_prompts(records(range(20)))
+        fill(store)
+        sizes.append(sum(path.stat().st_size for path in data_files(store)))
+    assert sizes[1] - sizes[0] <= sizes[0] / 50
+    store = with_room[1]
+    longer = PromptRecord(record(50).hash, 300)
+    assert (with_room[0].longest_prompt or 0) < 300 <= (store.longest_prompt or 0)
+    store.add_prompts([*records([40]), longer, *records([41])])
+    assert [shard.n_rows for shard in store.pending()] == [1, 1, 1]
+    fill(store)
+    whole = values(layout, "resid_pre", longer.hash, 300)
+    np.testing.assert_array_equal(store.read("resid_pre", store.rows([longer.hash])), whole)
+    start = int(_zarr(store, "token_start")[store.rows([longer.hash])[0]])
+    np.testing.assert_array_equal(zarr.open_array(store.url, path="resid_pre", mode="r")[start : start + 300], whole)
+    check(ActivationStore.open(store.url), [*range(20), 41, 40])
+    assert verify(store.url) == []
 
 
 def test_a_prompt_too_long_for_a_shard(tmp_path):
@@ -259,7 +284,7 @@ def test_layouts_that_make_no_store(fields, match):
 def test_identity_is_in_the_manifest(tmp_path):
     store = filled(tmp_path / "s")
     assert store.identity == IDENTITY
-    assert store.manifest["format"] == 1
+    assert store.manifest["format"] == 2
     assert zarr.open_group(tmp_path / "s", mode="r").attrs["activation_store"] == store.manifest
 
 

@@ -13,7 +13,7 @@ from refusal_lightning.store.geometry import ArraySpec, Geometry, array_specs
 from refusal_lightning.store.metadata import create_zarr_array
 from refusal_lightning.store.objects import LocalObjects
 from refusal_lightning.store.reading import Source, read_rows
-from refusal_lightning.store.shard_file import encode, shard_key, shard_number
+from refusal_lightning.store.shard_file import BINDING_BYTES, Binding, bound_to, encode, shard_key, shard_number
 
 CASES = [(c, d) for c in ("none", "zstd", "lz4") for d in ("float32", "float16", "bfloat16")]
 
@@ -33,9 +33,13 @@ def _as_stored(spec: ArraySpec, data: np.ndarray) -> np.ndarray:
     return (data.view("<u4") >> 16).astype("<u2") if spec.bfloat16_bits else data.astype(spec.stored)
 
 
-def _encoded(spec: ArraySpec, compression, data: np.ndarray) -> bytes:
+BINDING = Binding(bytes(range(32)))
+
+
+def _encoded(spec: ArraySpec, compression, data: np.ndarray, binding: Binding | None = BINDING) -> bytes:
     groups = data.reshape(len(data), spec.groups, spec.values)
-    return b"".join(bytes(memoryview(part).cast("B")) for parts in encode(spec, compression, groups) for part in parts)
+    parts = encode(spec, compression, groups, binding)
+    return b"".join(bytes(memoryview(part).cast("B")) for some in parts for part in some)
 
 
 @pytest.mark.parametrize(("compression", "dtype"), CASES)
@@ -63,12 +67,19 @@ def test_we_read_zarrs(compression, dtype, tmp_path):
 @pytest.mark.parametrize(("compression", "dtype"), CASES)
 @pytest.mark.parametrize("rows", [12, 7])
 def test_bytes_equal_zarrs(compression, dtype, rows):
-    """With one chunk of rows per shard, zarr's order of chunks is ours; a partial shard is filled up the same way."""
+    """With one chunk of rows per shard, zarr's order of chunks is ours; a partial shard is filled up the same way.
+
+    Ours say in front of their index what they are of, and in nothing else do they differ.
+    """
     spec = _spec(compression, dtype, shard_rows=12, chunk_rows=12)
     data = _data(spec, dtype, rows)
     store = MemoryStore()
     create_zarr_array(store, spec, compression, rows)[...] = _as_stored(spec, data)
-    assert _encoded(spec, compression, data) == store._store_dict[shard_key(spec, 0)].to_bytes()
+    theirs = store._store_dict[shard_key(spec, 0)].to_bytes()
+    assert _encoded(spec, compression, data, None) == theirs
+    ours, index = _encoded(spec, compression, data), theirs[-spec.index_bytes :]
+    assert ours.endswith(index) and ours[: -spec.index_bytes - BINDING_BYTES] + index == theirs
+    assert bound_to(ours[: -spec.index_bytes][-BINDING_BYTES:]) == BINDING.digest
 
 
 def test_chunks_of_no_prompt_are_left_out():
@@ -103,7 +114,7 @@ def test_every_flipped_byte_is_found(compression, tmp_path):
     path = tmp_path / shard_key(spec, 0)
     path.parent.mkdir()
     good = _encoded(spec, compression, data)
-    source = Source(LocalObjects(tmp_path), spec, compression)
+    source = Source(LocalObjects(tmp_path), spec, compression, lambda shard: BINDING)
     for place in range(len(good)):
         path.write_bytes(good[:place] + bytes([good[place] ^ 0x10]) + good[place + 1 :])
         with pytest.raises(StoreError, match="shard 0 of array resid_pre"):

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import socket
 import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +14,6 @@ from stores import IDENTITY, LAYOUT, check, data_files, fill, filled, hashes, ma
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.store import ActivationStore, Encoding, Layout, StoreError, verify
-from refusal_lightning.store import lock as lock_module
-from refusal_lightning.store.lock import KEY, planning
-from refusal_lightning.store.objects import LocalObjects
 
 
 def test_a_full_disk(small_disk):
@@ -108,78 +101,34 @@ def test_places_that_are_no_store(tmp_path):
 
 
 def test_killed_while_it_is_made(tmp_path):
-    """Arrays are there and the manifest is not: the next start makes the store."""
+    """The log is begun and nothing else is there: the next start makes the store."""
     url = tmp_path / "s"
     make(url)
-    (url / "zarr.json").unlink()
+    for path in url.iterdir():
+        path.unlink() if path.is_file() else shutil.rmtree(path) if path.name != "prompt" else None
     check(filled(url, range(3)), range(3))
+    assert verify(url) == []
 
 
 def test_killed_while_planning(tmp_path, monkeypatch):
-    """All of a plan is there but the manifest: readers see the store as it was, and the next plan replaces it."""
+    """The plan is in the log and zarr readers do not see it yet: the next start shows it to them."""
     store = filled(tmp_path / "s", range(10))
-    from refusal_lightning.store import activation_store
+    from refusal_lightning.store import planned
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(activation_store, "write_manifest", killed)
+        patch.setattr(planned, "write", killed)
         with pytest.raises(KeyboardInterrupt):
             store.add_prompts(records(range(10, 40)))
     again = ActivationStore.open(store.url)
     check(again, range(10))
-    assert len(again.prompts) == 10 and again.pending() == []
-    assert again.add_prompts(records(range(8, 14))) == 4
-    fill(again)
-    check(again, range(14))
+    assert len(again.prompts) == 40 and again.lacking(hashes(range(40))) == hashes(range(10, 40))
+    assert verify(store.url)
+    fill(make(store.url))
+    check(again, range(40))
     assert verify(store.url) == []
-
-
-def test_planning_waits_for_another_planner(tmp_path):
-    store = filled(tmp_path / "s", range(3))
-    objects = LocalObjects(tmp_path / "s")
-    release = threading.Event()
-    held = threading.Event()
-
-    def hold() -> None:
-        with planning(objects):
-            held.set()
-            release.wait(10)
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    held.wait()
-    with (
-        pytest.raises(UserError, match=f"is being planned by process {os.getpid()} on .*or delete"),
-        planning(objects, 0.2),
-    ):
-        pass
-    threading.Timer(0.3, release.set).start()
-    assert store.add_prompts(records(range(5))) == 2
-    holder.join()
-    assert objects.read(KEY) is None
-
-
-@pytest.mark.parametrize("who", ["a dead process here", "another host, long ago", "another host, now", "torn"])
-def test_locks_that_are_left(who, tmp_path, monkeypatch):
-    store = filled(tmp_path / "s", range(3))
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    left = {
-        "a dead process here": {"host": socket.gethostname(), "pid": dead.pid, "time": time.time(), "id": "x"},
-        "another host, long ago": {"host": "elsewhere", "pid": 1, "time": time.time() - 10_000, "id": "x"},
-        "another host, now": {"host": "elsewhere", "pid": 1, "time": time.time(), "id": "x"},
-        "torn": None,
-    }[who]
-    (tmp_path / "s" / KEY).write_text("" if left is None else json.dumps(left))
-    monkeypatch.setattr(lock_module, "WAIT_SECONDS", 0.3)
-    if who in ("another host, now", "torn"):
-        with pytest.raises(UserError, match="is being planned by"):
-            store.add_prompts(records(range(5)))
-        check(store, range(3))
-    else:
-        assert store.add_prompts(records(range(5))) == 2
 
 
 def test_many_planners_at_once(tmp_path):

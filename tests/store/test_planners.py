@@ -1,0 +1,258 @@
+"""Several processes plan at once, die at any step, lose replies: nothing that one has committed is lost or moved."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stores import check, fill, filled, hashes, make, record, records
+
+from refusal_lightning.errors import UserError
+from refusal_lightning.store import ActivationStore, Layout, StoreError, log, verify
+from refusal_lightning.store.objects import LocalObjects, open_objects
+
+SMALL = Layout(("resid_pre",), (0,), (-1,), d_model=4)
+STEPS = ("read", "write", "create", "delete", "sizes", "sweep")
+MINE, THEIRS = range(5, 12), range(9, 16)
+
+
+class Killed(BaseException):
+    """What no code may catch."""
+
+
+class Stepwise:
+    """A store's objects that do something of a test's own right before a step."""
+
+    def __init__(self, objects: Any, before: Callable[[int], None]) -> None:
+        self._objects, self._before, self.steps = objects, before, 0
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._objects, name)
+        if name not in STEPS:
+            return method
+
+        def step(*args: Any) -> Any:
+            self._before(self.steps)
+            self.steps += 1
+            return method(*args)
+
+        return step
+
+
+def _planner(url: Path, before: Callable[[int], None]) -> tuple[ActivationStore, Stepwise]:
+    store = ActivationStore.open(url)
+    store._objects = stepwise = Stepwise(store._objects, before)  # type: ignore[assignment]
+    return store, stepwise
+
+
+def _begun(url: Path) -> Path:
+    store = make(url, SMALL, shard_bytes=50)
+    store.add_prompts(records(range(5)))
+    fill(store)
+    return url
+
+
+def _check_whole(url: Path, numbers: Any) -> None:
+    """All of these are planned once, can be written and read, and a zarr reader sees the same."""
+    store = make(url, SMALL)
+    fill(store)
+    assert sorted(store.prompts.hashes()) == sorted(hashes(numbers))
+    check(ActivationStore.open(url), list(numbers))
+    seen = np.asarray(zarr.open_array(url, path="prompt", mode="r")[...])
+    assert seen[store.prompts.row].tolist() == store.prompts.hash.tolist()
+    assert verify(url) == []
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory) -> int:
+    """How many steps an addition takes."""
+    store, stepwise = _planner(_begun(tmp_path_factory.mktemp("count") / "s"), lambda step: None)
+    store.add_prompts(records(MINE))
+    return stepwise.steps
+
+
+@pytest.mark.parametrize("part", ["some", pytest.param("all", marks=pytest.mark.slow)])
+def test_another_planner_at_any_step(part, steps, tmp_path):
+    """The other plans its prompts, some of which are ours too, right before each of our steps."""
+    for at in range(steps) if part == "all" else (*range(6), steps // 2, steps - 2, steps - 1):
+        url = _begun(tmp_path / str(at))
+        added = []
+
+        def other(step: int, at: int = at, url: Path = url, added: list[int] = added) -> None:
+            if step == at:
+                added.append(ActivationStore.open(url).add_prompts(records(THEIRS)))
+
+        store, _ = _planner(url, other)
+        added.append(store.add_prompts(records(MINE)))
+        assert sum(added) == 11
+        _check_whole(url, range(16))
+
+
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_the_loser_dies_at_any_step(data, steps):
+    """Killed at any step, the other having planned before any earlier one: what the other committed stays."""
+    with tempfile.TemporaryDirectory() as folder:
+        died = data.draw(st.integers(0, steps - 1))
+        at, planned = data.draw(st.integers(0, died)), []
+        url = _begun(Path(folder, "s"))
+
+        def before(step: int) -> None:
+            if step == at:
+                planned.append(ActivationStore.open(url).add_prompts(records(THEIRS)))
+            if step == died:
+                raise Killed
+
+        store, _ = _planner(url, before)
+        with pytest.raises(Killed):
+            store.add_prompts(records(MINE))
+        assert planned in ([7], [4])  # before or after our own
+        known = ActivationStore.open(url).prompts.hashes()
+        assert set(hashes([*range(5), *THEIRS])) <= set(known)
+        make(url, SMALL).add_prompts(records(MINE))
+        _check_whole(url, range(16))
+
+
+def test_many_steps_of_two_planners(tmp_path):
+    """Both go step by step in turn, in several rhythms."""
+    for rhythm in (1, 3):
+        url = _begun(tmp_path / str(rhythm))
+        turn = threading.Condition()
+        moves = itertools.cycle([0] * rhythm + [1])
+        state = {"next": next(moves), "running": 2}
+
+        def before(who: int, state: dict[str, int] = state, turn: Any = turn, moves: Any = moves) -> None:
+            with turn:
+                turn.wait_for(lambda: state["next"] == who or state["running"] < 2, 10)
+                state["next"] = next(moves)
+                turn.notify_all()
+
+        def plan(who: int, numbers: range, url: Path = url, state: dict[str, int] = state, turn: Any = turn) -> None:
+            store, _ = _planner(url, lambda step: before(who))
+            store.add_prompts(records(numbers))
+            with turn:
+                state["running"] -= 1
+                turn.notify_all()
+
+        threads = [threading.Thread(target=plan, args=(who, part)) for who, part in enumerate((MINE, THEIRS))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert state["running"] == 0
+        _check_whole(url, range(16))
+
+
+def test_the_same_plan_from_two(tmp_path):
+    """As two starts of one job make it: one entry, and both go on."""
+    url = _begun(tmp_path / "s")
+    stores = [ActivationStore.open(url) for _ in range(2)]
+    for store in stores:
+        store.refresh = lambda: None  # type: ignore[method-assign]  # both know the store as it was
+    assert [store.add_prompts(records(MINE)) for store in stores] == [7, 7]
+    assert len(list((url / "prompt" / "plan").iterdir())) == 3
+    _check_whole(url, range(12))
+
+
+def test_a_lost_reply(tmp_path, monkeypatch):
+    """NFS sends a link again, S3's clients a PUT, whose first sending had succeeded: "exists" is one's own success."""
+    create = LocalObjects.create
+
+    def twice(objects: LocalObjects, key: str, data: bytes) -> bool:
+        create(objects, key, data)
+        return create(objects, key, data)
+
+    monkeypatch.setattr(LocalObjects, "create", twice)
+    store = make(tmp_path / "s")
+    assert store.add_prompts(records(range(5))) == 5
+    assert store.add_prompts(records(range(8))) == 3
+    monkeypatch.undo()
+    fill(store)
+    check(ActivationStore.open(store.url), range(8))
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP])
+def test_without_hard_links(code, tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(code, "no links here")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    store = filled(tmp_path / "s", range(5))
+    objects = LocalObjects(tmp_path / "s")
+    assert objects.create("x", b"1") and not objects.create("x", b"2") and objects.read("x") == b"1"
+    check(ActivationStore.open(store.url), range(5))
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_an_entry_being_written_is_waited_for(tmp_path, monkeypatch):
+    """Where files cannot be linked, a reader may come upon half an entry."""
+    url = Path(filled(tmp_path / "s", range(5)).url)
+    path = url / log.key(1)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:20])
+    monkeypatch.setattr(log.time, "sleep", lambda _: path.write_bytes(whole))
+    check(ActivationStore.open(url), range(5))
+
+
+def test_entries_of_another_store(tmp_path, monkeypatch):
+    monkeypatch.setattr(log, "_PAUSE", 0)
+    store = filled(tmp_path / "s", range(5))
+    other = make(tmp_path / "other")
+    other.add_prompts([record(1)])
+    other.add_prompts([record(7)])
+    (tmp_path / "s" / log.key(2)).write_bytes((tmp_path / "other" / log.key(2)).read_bytes())
+    for look in (ActivationStore.open, lambda _: store.pending()):
+        with pytest.raises(StoreError, match=r"000002.json.zst.* does not follow on the one before it"):
+            look(store.url)
+    assert verify(store.url)
+
+
+@pytest.mark.parametrize("conflicts", [1, 9])
+def test_conflicts_at_s3(conflicts, s3, monkeypatch):
+    """S3 answers 409 to a conditional PUT while another request for the key is under way: it is sent again."""
+    objects = open_objects("s3://bucket/conflicts", s3)
+    fs = objects._store.fs  # type: ignore[attr-defined]
+    pipe, said = fs._pipe_file, []
+
+    async def busy(*args: Any, **options: Any) -> Any:
+        if len(said) < conflicts:
+            said.append("409")
+            raise OSError(errno.EIO, "An error occurred (ConditionalRequestConflict) when calling PutObject")
+        return await pipe(*args, **options)
+
+    monkeypatch.setattr(fs, "_pipe_file", busy)
+    monkeypatch.setattr("refusal_lightning.store.remote_objects._CONFLICT_PAUSE", 0.001)
+    if conflicts == 1:
+        assert objects.create(f"x{conflicts}", b"1")
+    else:
+        with pytest.raises(StoreError, match="ConditionalRequestConflict"):
+            objects.create(f"x{conflicts}", b"1")
+
+
+@pytest.mark.parametrize("answer", ["ignores", "refuses"])
+def test_endpoints_without_conditional_writes(answer, s3, monkeypatch):
+    """Two jobs could plan the same rows there: no store is made."""
+    url = f"s3://bucket/{answer}"
+    fs = open_objects(url, s3)._store.fs  # type: ignore[attr-defined]
+    pipe = type(fs)._pipe_file
+
+    async def other(self: Any, path: str, data: bytes, mode: str = "overwrite", **options: Any) -> Any:
+        if mode == "create" and answer == "refuses":
+            raise OSError(errno.EIO, "An error occurred (NotImplemented): A header you provided implies ...")
+        return await pipe(self, path, data, **options)
+
+    monkeypatch.setattr(type(fs), "_pipe_file", other)
+    with pytest.raises(UserError, match="If-None-Match"):
+        make(url, storage_options=s3)
+    monkeypatch.undo()
+    assert not ActivationStore.exists(url, s3)
