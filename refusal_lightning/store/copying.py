@@ -91,8 +91,7 @@ def _planned_the_same(source: Objects, target: Objects, here: Logged) -> Logged:
         refuse_foreign(target, here.manifest.layout)
     if here.digests:
         for number in range(len(there.digests) if there else 0, len(here.digests)):
-            data = source.read(log.key(number)) or b""
-            if not target.create(log.key(number), data) and target.read(log.key(number)) != data:
+            if not log.put(target, number, source.read(log.key(number)) or b""):
                 raise _both_planned(source.url, target.url)
     else:
         log.begin(target, here)

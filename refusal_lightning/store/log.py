@@ -46,14 +46,24 @@ def key(number: int) -> str:
 
 
 def create(objects: Objects, manifest: Manifest) -> None:
-    """Begin a log with a store of no prompts, unless there is one. Raises UserError where that cannot be told apart."""
-    data, _ = _encoded({"head": manifest.head})
-    if objects.create(key(0), data) and objects.create(key(0), data):
-        objects.delete(key(0))
+    """Begin a log with a store of no prompts, unless there is one."""
+    put(objects, 0, head_entry(manifest)[0])
+
+
+def put(objects: Objects, number: int, data: bytes) -> bool:
+    """Put an entry where none is; False if another stands there.
+
+    A reply may get lost, so that what stands there already may well be one's own. Raises UserError where two processes
+    could both put an entry.
+    """
+    created = objects.create(key(number), data)
+    if created and number == 0 and objects.create(key(number), data):
+        objects.delete(key(number))
         raise UserError(
             f"store {objects.url}: an object was created twice, so this endpoint does not obey If-None-Match: two jobs "
             "could plan the same rows. Choose an endpoint that does (AWS S3, GCS, MinIO do), or a disk"
         )
+    return created or objects.read(key(number)) == data
 
 
 def append(
@@ -65,9 +75,7 @@ def append(
         return known
     segment = known.manifest.next_segment(shards, fresh, made_with)
     data, digest = entry(known, segment, rows)
-    # A reply may get lost, so that what stands there already may well be one's own.
-    place = key(len(known.digests))
-    if not objects.create(place, data) and objects.read(place) != data:
+    if not put(objects, len(known.digests), data):
         return None
     return extended(known, segment, rows, digest)
 
@@ -80,14 +88,14 @@ def begin(objects: Objects, known: Logged) -> Logged:
     old = known.manifest
     head = replace(old, format=Manifest.format, segments=(), unbound_shards=old.shards)
     create(objects, head)
-    logged = Logged(head, Plan(head.geometry, []), (_encoded({"head": head.head})[1],))
+    logged = Logged(head, Plan(head.geometry, []), (head_entry(head)[1],))
     for segment in old.segments:
         stop = min((segment.first_shard + segment.shards) * head.geometry.shard_prompts, len(known.plan.records))
         rows = trimmed(known.plan.records[len(logged.plan.records) : stop])
         data, digest = entry(logged, segment, rows)
-        place = key(len(logged.digests))
-        if not objects.create(place, data) and objects.read(place) != data:
-            raise StoreError(f"store {objects.url}: {place} is not what this store planned; see `store verify`")
+        number = len(logged.digests)
+        if not put(objects, number, data):
+            raise StoreError(f"store {objects.url}: {key(number)} is not what this store planned; see `store verify`")
         logged = extended(logged, segment, rows, digest)
     return logged
 

@@ -181,7 +181,8 @@ def test_a_log_half_made_from_format_1(stores, tmp_path, monkeypatch):
     """Killed after any of its entries: the store is read as it was, and the next addition makes the rest."""
     for entries in range(3):
         url = shutil.copytree(stores["old eoi"], tmp_path / str(entries))
-        create, made = LocalObjects.create, []
+        create = LocalObjects.create
+        made: list[str] = []
 
         def some(objects, key, data, made=made, entries=entries, create=create):
             if len(set(made)) == entries and key not in made:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,3 +149,30 @@ def test_a_full_disk_is_found_first(tmp_path, monkeypatch):
     monkeypatch.setattr(LocalObjects, "free_bytes", lambda self: 10)
     with pytest.raises(UserError, match="free some space"):
         copy(store.url, tmp_path / "t.zarr")
+
+
+@pytest.mark.parametrize("kind", ["eoi", "all"])
+def test_a_store_of_format_1(kind, format_1, tmp_path):
+    """Its copy has a log, nothing has moved in it, and either goes on from the other."""
+    copy(format_1 / kind, tmp_path / "to")
+    there = ActivationStore.open(tmp_path / "to")
+    whole = [n for n in range(20) if there.complete(hashes([n]))]
+    assert there.manifest["format"] == 2 and 12 <= len(whole) < 20
+    check(there, whole)
+    fill(there)
+    there.add_prompts(records(range(20, 25)))
+    fill(there)
+    copy(tmp_path / "to", format_1 / kind)
+    check(ActivationStore.open(format_1 / kind), range(25))
+    assert care.verify(format_1 / kind) == [] == care.verify(tmp_path / "to")
+
+
+def test_a_target_with_left_over_shards(tmp_path):
+    """What stands there and is of other prompts does not count as copied."""
+    store = filled(tmp_path / "s.zarr", range(10))
+    filled(tmp_path / "t.zarr", range(50, 60))
+    for name in ("prompt", "zarr.json"):
+        path = tmp_path / "t.zarr" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    copy(store.url, tmp_path / "t.zarr")
+    check(ActivationStore.open(tmp_path / "t.zarr"), range(10))

@@ -51,7 +51,7 @@ class Stepwise:
 
 def _planner(url: Path, before: Callable[[int], None]) -> tuple[ActivationStore, Stepwise]:
     store = ActivationStore.open(url)
-    store._objects = stepwise = Stepwise(store._objects, before)  # type: ignore[assignment]
+    store._objects = stepwise = Stepwise(store._objects, before)
     return store, stepwise
 
 
@@ -86,7 +86,7 @@ def test_another_planner_at_any_step(part, steps, tmp_path):
     """The other plans its prompts, some of which are ours too, right before each of our steps."""
     for at in range(steps) if part == "all" else (*range(6), steps // 2, steps - 2, steps - 1):
         url = _begun(tmp_path / str(at))
-        added = []
+        added: list[int] = []
 
         def other(step: int, at: int = at, url: Path = url, added: list[int] = added) -> None:
             if step == at:
@@ -222,7 +222,8 @@ def test_conflicts_at_s3(conflicts, s3, monkeypatch):
     """S3 answers 409 to a conditional PUT while another request for the key is under way: it is sent again."""
     objects = open_objects("s3://bucket/conflicts", s3)
     fs = objects._store.fs  # type: ignore[attr-defined]
-    pipe, said = fs._pipe_file, []
+    pipe = fs._pipe_file
+    said: list[str] = []
 
     async def busy(*args: Any, **options: Any) -> Any:
         if len(said) < conflicts:
