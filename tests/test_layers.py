@@ -13,6 +13,7 @@ MAY_IMPORT = {
     "config": set(),
     "errors": set(),
     "files": set(),
+    "network": set(),
     "side_effects": set(),
     "stages": {
         "files",
@@ -28,6 +29,7 @@ MAY_IMPORT = {
         "report",
         "doctor",
         "planning",
+        "network",
         "side_effects",
     },
     "doctor": {"directions", "interventions", "models", "modules"},
@@ -36,10 +38,10 @@ MAY_IMPORT = {
     "writers": {"modules", "store", "files"},
     "store": set(),
     "interventions": {"models"},
-    "models": {"side_effects"},
+    "models": {"network", "side_effects"},
     "directions": set(),
     "judges": {"files"},
-    "data": {"files"},
+    "data": {"files", "network"},
     "report": {"directions"},
 }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from refusal_lightning.errors import UserError
+from refusal_lightning.network import cut_off
 
 PREFIX = "hub:"
 
@@ -69,6 +70,7 @@ def _loaded(hub: HubSet, streaming: bool) -> Any:
     import datasets
 
     refuse_namesake(hub)
+    cut_off()
     try:
         loaded = datasets.load_dataset(
             hub.repo, hub.config, split=hub.split, revision=hub.revision, streaming=streaming
@@ -95,6 +97,10 @@ def refuse_namesake(hub: HubSet) -> None:
 
 
 def _failed(hub: HubSet, error: Exception) -> UserError:
+    if cut_off() and not Path(hub.repo).exists():
+        return UserError(
+            f"dataset {hub} cannot be loaded: it is not in the cache, and the Hub cannot be reached from this machine"
+        )
     reason = " ".join(str(error).split())[:200] or "no message"
     return UserError(
         f"dataset {hub} cannot be loaded ({type(error).__name__}: {reason}); check its name, config and split, "

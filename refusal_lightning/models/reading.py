@@ -11,6 +11,7 @@ from refusal_lightning.errors import UserError
 from refusal_lightning.models.config_file import plain_config
 from refusal_lightning.models.demo import DEMO_MODELS, demo_model_folder
 from refusal_lightning.models.qwen1 import MODEL_TYPE, qwen1_config
+from refusal_lightning.network import cut_off
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ def read_model_files(source: str, name: str, revision: str | None, trust: bool) 
 
     from refusal_lightning.models.qwen1_tokenizer import VOCABULARY_FILE, qwen1_tokenizer
 
+    if not Path(source).is_dir():
+        cut_off()
     try:
         path = str(cached_file(source, "config.json", revision=revision))
         # transformers 5 no longer notes the commit in the configuration; the path in the Hub's cache has it.
@@ -88,6 +91,11 @@ def _why_not(name: str, error: Exception) -> str:
         return f"model {name!r} needs code of its own repository; read it, then give --model.trust_remote_code true"
     if "does not recognize this architecture" in text:
         return f"model {name!r} is of an architecture that this release of transformers has no class for"
+    if cut_off() and not Path(name).exists():
+        return (
+            f"model {name!r} is no folder here and not in the cache, and the Hub cannot be reached; "
+            "without network, fetch it elsewhere first (docs/models.md)"
+        )
     return f"model {name!r} cannot be read (no such folder, not on the Hub, or no network): {text[:300]}"
 
 

@@ -18,6 +18,7 @@ from refusal_lightning.judges.judge_file import judge_completions
 from refusal_lightning.judges.local import LoadLocal, LocalModel, LocalSource
 from refusal_lightning.judges.verdict import Pair
 from refusal_lightning.models.tokens import left_pad, length_batches
+from refusal_lightning.network import cut_off
 from refusal_lightning.stages.company import wait_for_all
 from refusal_lightning.stages.console import is_main_process, say
 from refusal_lightning.writers.journal import Journal
@@ -122,6 +123,8 @@ def load_judge(
         torch.cuda.empty_cache()
     say(f"judge: loading {name} in {settings.local_dtype} on {device}")
     disable_progress_bar()
+    if not Path(name).is_dir():
+        cut_off()
     try:
         # Said outright: left unsaid, transformers asks on a terminal whether the repository's code may run.
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
