@@ -11,10 +11,12 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 GRACE = 15.0
 """Seconds that a process has to end by itself once another one is lost."""
+MEETING = 60.0
+"""Seconds in which all processes must be connected."""
 SILENCE = 40
 """Seconds without an answer from a machine after which it counts as lost."""
 
@@ -91,19 +93,57 @@ def _first_listens(count: int) -> dict[int, socket.socket]:
 
     token = secrets.token_bytes(16)
     family = socket.AF_INET6 if ":" in os.environ["MASTER_ADDR"] else socket.AF_INET
-    peers: dict[int, socket.socket] = {}
     with socket.create_server(("", 0), family=family, backlog=count) as server:
-        server.settimeout(60)
         torch.distributed.broadcast_object_list([server.getsockname()[1], token], src=0)
+        return meet_peers(server, token, count)
+
+
+def meet_peers(server: socket.socket, token: bytes, count: int, within: float = MEETING) -> dict[int, socket.socket]:
+    """The connections of processes 1 to count - 1, each of which begins with the token and its number, 4 bytes.
+
+    Whoever else connects, say a scanner of ports, holds nobody up: it is dropped once it says something else or ends,
+    else when all are there. Raises TimeoutError where a process is not there ``within`` so many seconds.
+    """
+    peers: dict[int, socket.socket] = {}
+    deadline = time.monotonic() + within
+    server.setblocking(False)
+    with selectors.DefaultSelector() as selector:
+        selector.register(server, selectors.EVENT_READ)
         while len(peers) < count - 1:
-            connection, _ = server.accept()
-            connection.settimeout(60)
-            said = connection.recv(20, socket.MSG_WAITALL)
-            if said[:16] != token:  # not one of us
-                connection.close()
-                continue
-            peers[int.from_bytes(said[16:])] = _patient(connection)
+            if (left := deadline - time.monotonic()) <= 0:
+                missing = ", ".join(str(rank) for rank in range(1, count) if rank not in peers)
+                raise TimeoutError(f"no connection from process {missing} within {within:g} s")
+            for key, _ in selector.select(left):
+                if key.fileobj is server:
+                    with suppress(OSError):  # gone again already
+                        connection, _ = server.accept()
+                        connection.setblocking(False)
+                        selector.register(connection, selectors.EVENT_READ, bytearray())
+                    continue
+                guest = cast(socket.socket, key.fileobj)
+                is_peer = _is_peer(guest, key.data, token)
+                if is_peer is not None:
+                    selector.unregister(guest)
+                if is_peer:
+                    peers[int.from_bytes(key.data[len(token) :])] = _patient(guest)
+                elif is_peer is False:
+                    guest.close()
+        for key in list(selector.get_map().values()):
+            if key.fileobj is not server:
+                cast(socket.socket, key.fileobj).close()
     return peers
+
+
+def _is_peer(guest: socket.socket, said: bytearray, token: bytes) -> bool | None:
+    """Hear what a connection says, after what it ``said``: None while that is only the start of a peer's greeting."""
+    try:
+        new = guest.recv(len(token) + 4 - len(said))
+    except OSError:
+        new = b""
+    said += new
+    if not new or not token.startswith(said[: len(token)]):
+        return False
+    return True if len(said) == len(token) + 4 else None
 
 
 def _connect_to_first(rank: int) -> dict[int, socket.socket]:
