@@ -1,6 +1,8 @@
 """The journal survives a kill at any byte."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -61,3 +63,14 @@ def test_a_full_disk_leaves_whole_records_and_a_closed_file(small_disk):
     assert file is not None and file.closed and writer._file is None
     records = list(writer.journal)
     assert len(records) > 20 and {record["text"] for record in records} == {"x" * 100_000}
+
+
+def test_a_new_file_s_name_is_durable(tmp_path, monkeypatch):
+    """Its folder is synced when it is made, and not for each record, nor when a file is gone on with."""
+    synced: list[Path] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(Path(f"/proc/self/fd/{fd}").readlink()))
+    journal = Journal(tmp_path / "journal")
+    journal.open(0).close()
+    assert synced == [tmp_path / "journal", tmp_path]
+    journal.open(0).close()
+    assert len(synced) == 2

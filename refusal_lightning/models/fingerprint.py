@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import platformdirs
@@ -40,16 +43,17 @@ def _remembered_digest(path: Path) -> str:
     stat = path.stat()
     key = json.dumps([str(path.resolve()), stat.st_size, stat.st_mtime_ns])
     note = cache_folder() / "digests" / hashlib.sha256(key.encode()).hexdigest()
-    try:
-        return note.read_text().strip()
-    except OSError:
-        pass
+    with suppress(OSError):
+        remembered = note.read_text(errors="replace").strip()
+        if re.fullmatch("[0-9a-f]{64}", remembered):  # a power loss can leave a note empty
+            return remembered
     digest = file_digest(path)
-    try:
+    with suppress(OSError):  # a read-only cache only costs time
         note.parent.mkdir(parents=True, exist_ok=True)
-        temporary = note.with_name(f"{note.name}.{os.getpid()}")
-        temporary.write_text(digest)
+        temporary = note.with_name(f"{note.name}.{uuid.uuid4().hex}")
+        with temporary.open("w") as file:
+            file.write(digest)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(note)
-    except OSError:
-        pass  # a read-only cache only costs time
     return digest

@@ -38,7 +38,7 @@ def store_verify(url: str, options: dict[str, Any] | None = None) -> None:
 
 
 def store_repair(url: str, options: dict[str, Any] | None = None) -> None:
-    """Drop what is damaged, so that `cache` computes just that again. Not while a job writes to the store.
+    """Drop what is damaged, so that `cache` computes just that again. A job may be writing to the store.
 
     Args:
         url: The store's folder or URL.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,9 @@ from refusal_lightning.store.prompts import Prompts
 from refusal_lightning.store.reading import Source, read_rows
 from refusal_lightning.store.shard_file import BINDING_BYTES, as_groups, check_shape, encode, shard_key
 from refusal_lightning.store.shards import complete_shards, fitting, shard_sizes, sources
+
+SEEN_SECONDS = 60.0
+"""After so long what one node has planned is seen by every other: NFS may show a folder as it was."""
 
 
 class ActivationStore:
@@ -206,9 +210,13 @@ class ActivationStore:
         return self._plan.shards
 
     def shard(self, index: int) -> Shard:
-        """A planned shard by its number. Raises IndexError."""
-        if index >= len(self._plan.shards):
+        """A planned shard by its number. Raises IndexError if nobody plans it within SEEN_SECONDS."""
+        until = time.monotonic() + SEEN_SECONDS
+        while index >= len(self._plan.shards):
             self.refresh()
+            if index < len(self._plan.shards) or time.monotonic() > until:
+                break
+            time.sleep(0.1)
         return self._plan.shards[index]
 
     def estimate(self, n_prompts: int, n_tokens: int | None = None) -> Estimate:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from refusal_lightning.files import sync_folder
+
 Record = dict[str, Any]
 
 
@@ -35,7 +37,11 @@ class Journal:
             whole = path.read_bytes().rfind(b"\n") + 1
             if whole < path.stat().st_size:
                 os.truncate(path, whole)
-        return path.open("a", encoding="utf-8")
+            return path.open("a", encoding="utf-8")
+        file = path.open("a", encoding="utf-8")
+        sync_folder(self.folder)  # else a power loss takes the file's name, and with it every record in it
+        sync_folder(self.folder.parent)
+        return file
 
     def remove(self) -> None:
         """Delete the journal, once what it held is kept elsewhere."""

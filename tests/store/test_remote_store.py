@@ -81,13 +81,16 @@ def test_zarr_reads_s3(s3):
     np.testing.assert_array_equal(np.asarray(array[:5]), store.read("resid_pre"))  # type: ignore[index]
 
 
-def test_one_planner_at_a_time(place):
+def test_one_entry_of_the_log_at_a_time(place):
+    """Of two planners that both know one state, one plans and the other plans behind it."""
     make(**place)
-    objects = open_objects(**place)
-    assert objects.create("prompt/plan.lock", b"{}")
-    assert not objects.create("prompt/plan.lock", b"{}")
-    objects.delete("prompt/plan.lock")
-    assert ActivationStore.open(**place).add_prompts([record(1)]) == 1
+    one, other = (ActivationStore.open(**place) for _ in range(2))
+    assert one.add_prompts([record(1)]) == 1
+    refresh, other.refresh = other.refresh, lambda: setattr(other, "refresh", refresh)  # type: ignore[method-assign]
+    assert other.add_prompts([record(2)]) == 1
+    fill(other)
+    check(ActivationStore.open(**place), [1, 2])
+    assert not open_objects(**place).create("prompt/plan/000002.json.zst", b"{}")
 
 
 def test_no_such_bucket(s3):

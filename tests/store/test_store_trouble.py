@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from stores import IDENTITY, LAYOUT, check, data_files, fill, filled, hashes, ma
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.store import ActivationStore, Encoding, Layout, StoreError, verify
+from refusal_lightning.store.objects import LocalObjects
 
 
 def test_a_full_disk(small_disk):
@@ -181,3 +184,40 @@ def test_what_is_written_is_durable(tmp_path, monkeypatch):
     for name in LAYOUT.array_names:
         (file, folder) = (path for path in synced if f"/{name}" in path)
         assert file.endswith(".partial") and Path(folder) == tmp_path / "s" / name
+
+
+@pytest.mark.parametrize(("owner", "name", "times"), [(Path, "read_bytes", 2), (os, "scandir", 2), (os, "preadv", 1)])
+def test_a_file_that_another_node_replaces(owner, name, times, tmp_path, monkeypatch):
+    """NFS says ESTALE of a file that has just been replaced: it is opened once more, and its bytes are the same."""
+    store = filled(tmp_path / "s", range(10))
+    call = getattr(owner, name)
+    said: list[bool] = []
+
+    def stale(*args: Any) -> Any:
+        said.append(len(said) % (times + 1) < times)
+        if said[-1]:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return call(*args)
+
+    monkeypatch.setattr(owner, name, stale)
+    check(ActivationStore.open(store.url), range(10))
+    assert sum(said) > times
+
+
+def test_a_plan_that_is_seen_late(tmp_path, monkeypatch):
+    """Another node has planned, and this one is still shown the folder as it was: the shard is waited for."""
+    store = filled(tmp_path / "s", range(3))
+    reader = ActivationStore.open(store.url)
+    store.add_prompts(records(range(40)))
+    sizes = LocalObjects.sizes
+    shown: list[str] = []
+
+    def late(objects: LocalObjects, folder: str) -> Any:
+        shown.append(folder)
+        return {k: v for k, v in sizes(objects, folder).items() if len(shown) > 3 or not k.startswith("000002")}
+
+    monkeypatch.setattr(LocalObjects, "sizes", late)
+    assert reader.shard(len(store.shards) - 1).hashes == store.shards[-1].hashes
+    monkeypatch.setattr("refusal_lightning.store.activation_store.SEEN_SECONDS", 0.0)
+    with pytest.raises(IndexError):
+        reader.shard(99)
