@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 CHECKED := $(wildcard refusal_lightning tests scripts benchmarks)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check format clean
+.PHONY: help install demo test test-slow test-zoo check format clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ test: check  ## Check, and run the tests
 
 test-slow: install  ## Run the long suites
 	$(BIN)/python -m pytest -m slow
+
+# Not by file as above: the zoo is one file, and its models are independent of each other.
+test-zoo: install  ## Hold a tiny model of every architecture to plain passes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow tests/zoo
 
 check: install  ## Lint, formatting and types
 	$(BIN)/ruff check $(CHECKED)
