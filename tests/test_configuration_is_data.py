@@ -172,10 +172,23 @@ def test_nothing_is_read_from_the_environment_or_a_url(capsys, monkeypatch):
     assert "unrecognized" in _refused(capsys, "cache", "--conf", _file({"model": {"name": "x"}}))
 
 
+def test_a_file_that_names_its_parts_again(capsys):
+    """Ten levels of ten names each are 10^10 keys when written out; and a mapping that holds itself."""
+    levels = ["  a0: &a0 {x: 1}"]
+    levels += [f"  a{n}: &a{n} {{{', '.join(f'k{i}: *a{n - 1}' for i in range(10))}}}" for n in range(1, 11)]
+    bomb = "model:\n template_options:\n" + "\n".join(levels) + "\n  class_path: x\n"
+    assert "class_path is no key" in _refused(capsys, "cache", "--config", _file(bomb))
+    itself = "model:\n template_options: &a {b: *a, class_path: x}\n"
+    assert "class_path is no key" in _refused(capsys, "cache", "--config", _file(itself))
+    itself = "model:\n template_options: &a {b: *a}\n"
+    assert "has a part that holds itself" in _refused(capsys, "cache", "--config", _file(itself))
+
+
 @pytest.mark.parametrize("switch", ["model.trust_remote_code", "capability.trust_task_code"])
 def test_code_is_let_run_by_the_command_line_only(switch, capsys):
     command = _reader_of(switch)
-    for content in (_nested(switch, True), {switch: True}, _nested(switch, "true")):
+    assert f"--{switch} true" in _refused(capsys, command, "--config", _file({switch: True}))
+    for content in (_nested(switch, True), _nested(switch, "true")):
         for reader in (command, "doctor" if command != "doctor" else "plan"):
             assert f"--{switch} true" in _refused(capsys, reader, "--config", _file(content))
     with pytest.raises(SystemExit):

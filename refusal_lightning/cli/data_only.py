@@ -75,12 +75,16 @@ def _refuse_path(path: str) -> None:
 
 
 def _paths(value: Any, where: str) -> Iterator[str]:
-    """The dotted names of all keys below a value."""
-    if isinstance(value, Mapping):
-        for key, below in value.items():
-            path = f"{where}.{key}" if where else str(key)
-            yield path
-            yield from _paths(below, path)
-    elif isinstance(value, (list, tuple, set)):
-        for below in value:
-            yield from _paths(below, where)
+    """The dotted names of all keys below a value, once each: YAML may name a part again, in itself even."""
+    waiting, seen = [(value, where)], set[int]()
+    while waiting:
+        one, path = waiting.pop()
+        if not isinstance(one, Mapping | list | tuple | set) or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, Mapping):
+            below = [(item, f"{path}.{key}" if path else str(key)) for key, item in one.items()]
+            yield from (name for _, name in below)
+        else:
+            below = [(item, path) for item in one]
+        waiting += below

@@ -60,6 +60,8 @@ def parse(command: str, argv: Sequence[str]) -> dict[str, Any]:
         raise UserError(f"{' '.join(str(error).split()).partition(',')[0]}: a configuration is data") from error
     except (argparse.ArgumentError, jsonargparse.ArgumentError) as error:
         raise UserError(_with_hint(str(error.message), command)) from error
+    except RecursionError:
+        raise UserError("the configuration has a part that holds itself (`&name` and `*name`)") from None
     except ValueError as error:  # a dataclass's own check
         raise UserError(" ".join(str(error).split())) from error
 
