@@ -293,12 +293,23 @@ class SelectConfig:
     """Candidates with a smaller induce score (log-odds) are dropped; null switches the rule off."""
     prune_layers: float | None = 0.2
     """Share of the last layers whose candidates are dropped; null switches the rule off."""
+    position: int | None = None
+    """Choose the candidate at this position by hand, with select.layer: from -1, the last token before the answer, down
+    (default: the rules choose)."""
+    layer: int | None = None
+    """Choose the candidate of this layer by hand, with select.position, from 0 (default: the rules choose)."""
     answer_kl_tokens: int = 0
     """For the five best candidates, report the KL (nats) over the first so many tokens of the baseline's own answers
     too, since one token can hide damage; 0: do not."""
 
     def __post_init__(self) -> None:
         _positive("select.batch_size", self.batch_size)
+        by_hand = [self.position, self.layer]
+        _require(
+            (None in by_hand) == (by_hand == [None, None]), "select.position, select.layer", by_hand, "both or none"
+        )
+        _require(self.position is None or self.position < 0, "select.position", self.position, "negative")
+        _require(self.layer is None or self.layer >= 0, "select.layer", self.layer, "0 or more")
         _require(self.answer_kl_tokens >= 0, "select.answer_kl_tokens", self.answer_kl_tokens, "0 or more")
         different = len(set(self.estimators)) == len(self.estimators) > 0
         _require(different, "select.estimators", self.estimators, "one or more different estimators")
@@ -472,3 +483,6 @@ class RunsConfig:
 
     root: str = "runs"
     """Folder of the runs; a run's folder is named by the model's alias."""
+    replace: bool = False
+    """Let `select` move the run of another model with the same alias aside, into `stale/` in its folder (default: it
+    refuses)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -244,6 +245,38 @@ def test_projection_is_by_hand_for_every_dataset(finished):
         assert quantiles == pytest.approx(np.quantile(along, [0.05, 0.25, 0.5, 0.75, 0.95]), abs=1e-9)
 
 
+def test_labels_and_sets_are_those_of_the_configuration(finished, tmp_path, data, tiny_llama_folder, capsys):
+    """After a label was renamed and one training prompt moved to the other kind; the store knows the old ones."""
+    rows = {
+        (kind, split): json.loads((data / "splits" / f"{kind}_{split}.json").read_text())
+        for kind in ("harmful", "harmless")
+        for split in ("train", "val")
+    }
+    sets = {}
+    moved = rows["harmful", "train"].pop(0)
+    rows["harmless", "train"][0] = moved
+    for (kind, split), of_set in rows.items():
+        name = {"harmful": "rude", "harmless": "polite"}[kind] + f"_{split}"
+        sets[name] = str(tmp_path / f"{name}.json")
+        Path(sets[name]).write_text(json.dumps(of_set))
+    labels = {"labels": ["rude", "polite"], "sets": sets, "n_train": 7, "n_val": 5}
+    shutil.copytree(finished / "store", tmp_path / "store")
+    config = write_config(
+        tmp_path, tiny_llama_folder, data, data=labels, analyze={"bootstrap": 5, "analyses": ["projection"]}
+    )
+    assert main(["cache", "--config", config]) == 0
+    assert "are in the store under the label or set that they were first cached with" in capsys.readouterr().out
+    assert main(["select", "--config", config]) == 0
+    assert main(["analyze", "--config", config]) == 0
+    groups = {(r["dataset"], r["split"], r["label"]): r["prompts"] for r in _table(tmp_path, "projection")}
+    assert groups == {
+        (f"{label}_{split}", split, label): count
+        for label in ("rude", "polite")
+        for split, count in (("train", 7), ("val", 5))
+    }
+    assert "prompts of the store are in no set of this configuration" in capsys.readouterr().out
+
+
 def test_the_same_seed_gives_the_same_bytes(finished, unselected, tmp_path, capsys):
     before = _files(finished)
     capsys.readouterr()
@@ -271,7 +304,7 @@ def test_a_store_of_all_positions_gives_the_same_tables(finished, tmp_path, tiny
     )
     assert main(["cache", "--config", config]) == 0
     run, other = finished / "runs" / "tiny", tmp_path / "runs" / "tiny"
-    for name in ("direction.pt", "direction_metadata.json", "generate_directions/mean_diffs.pt"):
+    for name in ("direction.pt", "direction_metadata.json", "generate_directions/mean_diffs.pt", "run.json"):
         (other / name).parent.mkdir(parents=True, exist_ok=True)
         (other / name).write_bytes((run / name).read_bytes())
     assert main(["analyze", "--config", config]) == 0

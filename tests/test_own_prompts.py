@@ -137,6 +137,25 @@ def test_cache_warns_of_prompts_that_come_more_than_once(data, tiny_llama_folder
     assert "warning: 6 of the prompts drawn are in both harmful_val and harmless_val" in capsys.readouterr().out
 
 
+def test_test_prompts_that_are_drawn_are_warned_of(own, tiny_llama_folder, data, tmp_path, capsys):
+    """Of whatever set they are evaluated on; `cache` says it before `select` uses them."""
+    everything = tmp_path / "all.json"
+    rows = [row for split in ("train", "val", "test") for row in rows_of(f"harmful_{split}", DataConfig(str(data)))]
+    everything.write_text(json.dumps(rows))
+    sets: dict[str, str | SetConfig] = {"harmful_test": str(everything)}
+    change = {"n_train": 8, "n_val": 4, "sets": sets}
+    config = write_config(tmp_path, tiny_llama_folder, data, data=change)
+    says = f"of the {len(rows)} prompts of harmful_test the direction is made and chosen with 8 in harmful_train, 4 in"
+    assert main(["cache", "--config", config]) == 0
+    assert f"warning: {says}" in capsys.readouterr().out
+    chat = load_chat_model(str(tiny_llama_folder), refusal_tokens=["I"])
+    settings = DataConfig(str(data), n_train=8, n_val=4, sets=sets)
+    evaluation_sets(chat, settings, EvaluateConfig(harmless=[]))
+    assert f"warning: {says} harmful_val; what is measured on them is no test" in capsys.readouterr().out
+    evaluation_sets(chat, DataConfig(str(data), n_train=8, n_val=4), EvaluateConfig())
+    assert "warning" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

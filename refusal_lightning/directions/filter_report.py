@@ -22,6 +22,7 @@ DESCRIPTIONS = {
     "induce": "induce score too low",
     "kl": "KL score too high",
     "beaten": "bypass score proven not the lowest (scoring stopped early)",
+    "unscored": "not scored, since the candidate was chosen by hand",
 }
 
 
@@ -56,7 +57,8 @@ class FilterReport:
     survivors: int
     """How many passed all rules (with a complete bypass score)."""
     fell: dict[str, int]
-    """How many were dropped, by the first rule in the order of ``RULES`` ("beaten": staged runs only)."""
+    """How many were dropped, by the first rule in the order of ``RULES`` ("beaten": staged runs only; "unscored": where
+    the candidate was chosen by hand)."""
     fails: dict[str, int]
     """How many fail each rule on its own; in a staged run only scores that were computed count, and as NaN only those
     dropped for it."""
@@ -120,7 +122,7 @@ def filter_report(
     return FilterReport(
         total=total,
         survivors=total - len(reasons),
-        fell={rule: fell[rule] for rule in (*RULES, "beaten") if rule != "beaten" or fell[rule]},
+        fell={rule: fell[rule] for rule in (*RULES, "beaten", "unscored") if rule in RULES or fell[rule]},
         fails=n_fails,
         misses=tuple(misses[:5]),
         changes=_changes(scores.shape[1], thresholds, misses),

@@ -10,7 +10,8 @@ from jaxtyping import Float
 
 from refusal_lightning.directions.candidates import Candidate, CandidateScores
 from refusal_lightning.directions.filter_report import FilterReport, filter_report
-from refusal_lightning.directions.filters import PAPER_THRESHOLDS, Thresholds, dropped_by
+from refusal_lightning.directions.filters import PAPER_THRESHOLDS, RULES, Thresholds, dropped_by, failures
+from refusal_lightning.directions.mean_difference import ZERO_NORM
 from refusal_lightning.errors import UserError
 
 
@@ -38,13 +39,17 @@ class Selection:
     """
     report: FilterReport
     """What the filter did."""
+    by_hand: bool = False
+    """Whether a person chose it, and not the rules."""
+    fails: tuple[str, ...] = ()
+    """The rules of ``filters.RULES`` that it fails: none where the rules chose it."""
 
     @property
     def margin(self) -> float:
         """Bypass score of the runner-up minus that of the chosen one (log-odds, 0 on a tie; NaN if it is
-        alone).
+        alone, or chosen by hand).
         """
-        if len(self.survivors) < 2:
+        if self.by_hand or len(self.survivors) < 2:
             return float("nan")
         return self.survivors[1].refusal_score - self.survivors[0].refusal_score
 
@@ -66,11 +71,42 @@ def select(
     staged run whose table has no scores for candidates proven out early. Raises NoCandidateError, which
     carries the report, if nothing is left.
     """
-    reasons = dropped_by(scores, thresholds, norms, ruled_out)
-    survivors = [candidate for candidate in scores if (candidate.position, candidate.layer) not in reasons]
-    survivors.sort(key=lambda candidate: candidate.refusal_score)
+    survivors = _survivors(scores, dropped_by(scores, thresholds, norms, ruled_out))
     report = filter_report(scores, thresholds, norms, ruled_out)
     if not survivors:
         raise NoCandidateError(report)
     best = survivors[0]
-    return Selection(best.position, best.layer, best, tuple(survivors), report)
+    return Selection(best.position, best.layer, best, survivors, report)
+
+
+def require_direction(place: tuple[int, int], norms: Float[np.ndarray, "position layer"]) -> None:
+    """Raise UserError where the direction at a place is zero: it can be neither ablated nor added."""
+    if norms[place] <= ZERO_NORM:
+        raise UserError(
+            f"select.position {place[0]}, select.layer {place[1]}: the direction there is zero, since all prompts have "
+            "the same activation; choose another layer"
+        )
+
+
+def choose_by_hand(
+    place: tuple[int, int],
+    scores: CandidateScores,
+    thresholds: Thresholds,
+    norms: Float[np.ndarray, "position layer"],
+    ruled_out: Mapping[tuple[int, int], str] | None = None,
+) -> Selection:
+    """The candidate at a (position, layer), whatever the rules say of it; what they say is beside it.
+
+    Arguments as of ``select``; ``ruled_out`` may name candidates that were not scored as "unscored".
+    """
+    fails = failures(scores, thresholds, norms)
+    failed = tuple(rule for rule in RULES if fails[rule][place])
+    survivors = _survivors(scores, dropped_by(scores, thresholds, norms, ruled_out))
+    report = filter_report(scores, thresholds, norms, ruled_out)
+    return Selection(*place, scores.at(*place), survivors, report, by_hand=True, fails=failed)
+
+
+def _survivors(scores: CandidateScores, reasons: Mapping[tuple[int, int], str]) -> tuple[Candidate, ...]:
+    """Those without a reason to be dropped, lowest bypass score first."""
+    left = [candidate for candidate in scores if (candidate.position, candidate.layer) not in reasons]
+    return tuple(sorted(left, key=lambda candidate: candidate.refusal_score))

@@ -29,7 +29,7 @@ pre { background: #f4f6f8; padding: 1rem; overflow-x: auto; font-size: .8rem; }
 </style></head><body>
 <h1>{{ s.alias }}</h1>
 {% if s.selected %}
-<p>Selected direction: position <b>{{ s.selected.position }}</b>, layer <b>{{ s.selected.layer }}</b>;
+<p>Selected direction: position <b>{{ s.selected.position }}</b>, layer <b>{{ s.selected.layer }}</b>{{ s.by_hand }};
 bypass score {{ "%.3f"|format(s.selected.refusal_score) }}, induce score {{ "%.3f"|format(s.selected.steering_score) }},
 KL score {{ "%.3f"|format(s.selected.kl_div_score) }}.</p>
 {% endif %}
@@ -103,5 +103,7 @@ def render_report(summary: Summary, folder: Path) -> str:
         points=_points,
         plots=plots,
         filter_report=report.read_text(encoding="utf-8") if report.is_file() else "",
-        record=json.dumps({k: v for k, v in summary.record.items() if k != "timings"}, indent=2, ensure_ascii=False),
+        record=json.dumps(
+            {k: v for k, v in summary.record.items() if k not in ("timings", "files")}, indent=2, ensure_ascii=False
+        ),
     )

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 OWN_COMPLETIONS = "alpaca_custom_completions"
+BY_HAND = "by hand"
+BY_THE_RULES = "by the rules"
 INTERVENTIONS = {"baseline": "baseline", "ablation": "ablation", "actadd": "activation addition"}
 
 
@@ -65,6 +67,15 @@ class Summary:
     rates: list[Rate]
     differences: list[Difference]
     losses: list[Loss]
+
+    @property
+    def by_hand(self) -> str:
+        """What is to be said of a direction that a person chose; empty where the rules chose it."""
+        select = self.record.get("select", {})
+        if select.get("chosen", BY_THE_RULES) == BY_THE_RULES:
+            return ""
+        fails = " and ".join(select["fails"])
+        return f" (chosen by hand; {f'fails the rules {fails}' if fails else 'fails no rule'})"
 
 
 def read_summary(folder: Path) -> Summary:
@@ -138,7 +149,7 @@ def terminal_table(summary: Summary, folder: Path) -> str:
         label = "own harmless answers" if dataset == OWN_COMPLETIONS else dataset
         lines.append(f"{f'CE loss, {label}':<32}" + "".join(f"{value:>26}" for value in values))
     chosen = summary.selected
-    lines += ["", f"selected: position {chosen.get('position')}, layer {chosen.get('layer')}"]
+    lines += ["", f"selected: position {chosen.get('position')}, layer {chosen.get('layer')}{summary.by_hand}"]
     lines.append(f"results:  {folder}")
     return "\n".join(lines)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 import numpy as np
 from jaxtyping import Float
@@ -22,10 +24,11 @@ from refusal_lightning.files import write_bytes
 from refusal_lightning.stages.analyses import ANALYSES, Analysis, Material
 from refusal_lightning.stages.console import is_main_process, say
 from refusal_lightning.stages.files import digest, write_json, write_table
+from refusal_lightning.stages.made_from import MadeFrom, make_room, working
 from refusal_lightning.stages.model import open_model
-from refusal_lightning.stages.prompts import drawn_sets
+from refusal_lightning.stages.prompts import datasets_of, drawn_sets
 from refusal_lightning.stages.refusal_tokens import settle_refusal_tokens
-from refusal_lightning.stages.runs import RunFolder
+from refusal_lightning.stages.runs import RunFolder, direction_digest
 from refusal_lightning.stages.select import estimated_directions, filter_prompts
 from refusal_lightning.stages.stores import open_complete, require_candidates
 
@@ -45,6 +48,7 @@ def analyze(
     """
     if not is_main_process():
         return
+    started = time.perf_counter()
     chat = open_model(model)
     sets = drawn_sets(chat, data)
     run = RunFolder(runs.root, chat.alias)
@@ -56,44 +60,64 @@ def analyze(
             f"{run.path} holds no selected direction to project on; run `select` first, or leave projection out of "
             "analyze.analyses"
         )
-    settle_refusal_tokens(chat, opened, sets["harmful_train"], sets["harmless_train"])
-    kept = filter_prompts(opened, chat, sets, select)
-    estimator = select.estimators[0]
-    directions = estimated_directions(estimator, opened, kept, chat.n_positions, data)
-    selected = _selected(run, directions)
-    material = Material(
-        store=opened,
-        rows={name: opened.rows(filtered.prompts.hashes) for name, filtered in kept.items()},
-        directions=directions,
-        selected=selected,
-        tokens=[chat.tokenizer.decode([i]) for i in chat.eoi_ids],
-        n_resamples=analyze.bootstrap,
-        confidence=analyze.confidence,
-        seed=analyze.seed,
-    )
-    made_from = {
-        "model": chat.identity,
-        "store": opened.url,
-        "estimator": estimator,
-        "prompts": {
-            f.prompts.name: {"drawn": f.drawn, "kept": len(f.prompts), "hash": digest(f.prompts.hashes)}
-            for f in kept.values()
-        },
-        "selected": None if selected is None else {"pos": selected[0], "layer": selected[1]},
-        "bootstrap": analyze.bootstrap,
-        "seed": analyze.seed,
-        "confidence": analyze.confidence,
+    with working(run, "analyze", chat.identity, model.name):
+        settle_refusal_tokens(chat, opened, sets["harmful_train"], sets["harmless_train"])
+        kept = filter_prompts(opened, chat, sets, select)
+        estimator = select.estimators[0]
+        directions = estimated_directions(estimator, opened, kept, chat.n_positions, data)
+        selected = _selected(run, directions)
+        material = Material(
+            store=opened,
+            rows={name: opened.rows(filtered.prompts.hashes) for name, filtered in kept.items()},
+            datasets=datasets_of(chat, data, cache, sets) if "projection" in analyze.analyses else {},
+            directions=directions,
+            selected=None if selected is None else selected[:2],
+            tokens=[chat.tokenizer.decode([i]) for i in chat.eoi_ids],
+            n_resamples=analyze.bootstrap,
+            confidence=analyze.confidence,
+            seed=analyze.seed,
+        )
+        made_from = {
+            "model": chat.identity,
+            "store": opened.url,
+            "estimator": estimator,
+            "prompts": {
+                f.prompts.name: {"drawn": f.drawn, "kept": len(f.prompts), "hash": digest(f.prompts.hashes)}
+                for f in kept.values()
+            },
+            "selected": None if selected is None else {"pos": selected[0], "layer": selected[1]},
+            "direction": None if selected is None else selected[2],
+            "bootstrap": analyze.bootstrap,
+            "seed": analyze.seed,
+            "confidence": analyze.confidence,
+        }
+        if "stability" in analyze.analyses and estimator not in ("mean_difference", "unit_mean_difference"):
+            say(f"analyze: stability is that of the mean difference, whatever the estimator ({estimator})")
+        _analyse(run, analyze.analyses, material, made_from)
+        entry = {"config": {"analyze": asdict(analyze)}, "model": chat.identity, "direction": made_from["direction"]}
+        run.record_stage("analyze", entry, seconds=time.perf_counter() - started)
+
+
+def _analyse(run: RunFolder, names: Sequence[str], material: Material, made_from: MadeFrom) -> None:
+    """Each analysis, written as soon as it is done."""
+    same = {name: value for name, value in made_from.items() if name != "store"}  # which may be moved
+    common = {"model": digest(made_from["model"]), "direction": made_from["direction"], "analysis": digest(same)}
+    datasets = {name: digest(hashes) for (name, _, _), hashes in material.datasets.items()}
+    extra = {name: {"datasets": datasets} if name == "projection" else {} for name in names}
+    files = {
+        run.analysis(name, suffix): common | extra[name]
+        for name in names
+        for suffix in ("csv", "png", "json", *(["npz"] if name == "similarity" else []))
     }
-    if "stability" in analyze.analyses and estimator not in ("mean_difference", "unit_mean_difference"):
-        say(f"analyze: stability is that of the mean difference, whatever the estimator ({estimator})")
-    for name in analyze.analyses:
+    make_room(run, "analyze", files, lambda _, other: common.items() <= other.items())
+    for name in names:
         found = ANALYSES[name](material)
         say(f"{name}: {found.headline}")
-        _write(run, name, found, made_from)
+        _write(run, name, found, made_from | extra[name])
 
 
-def _selected(run: RunFolder, directions: Float[np.ndarray, "position layer d_model"]) -> tuple[int, int] | None:
-    """Position and layer of the run's selected candidate; None if there is none.
+def _selected(run: RunFolder, directions: Float[np.ndarray, "position layer d_model"]) -> tuple[int, int, str] | None:
+    """Position, layer and digest of the run's selected direction; None if there is none.
 
     Raises UserError if the direction that was selected is not what these candidates have there.
     """
@@ -111,7 +135,7 @@ def _selected(run: RunFolder, directions: Float[np.ndarray, "position layer d_mo
             f"{run.direction} is not what these prompts give at position {position}, layer {layer}; run `select` with "
             "the same configuration first (or analyze with the one it was run with)"
         )
-    return position, layer
+    return position, layer, direction_digest(direction, position, layer)
 
 
 def _write(run: RunFolder, name: str, found: Analysis, made_from: Mapping[str, object]) -> None:

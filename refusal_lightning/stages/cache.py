@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from refusal_lightning.config import CacheConfig, DataConfig, ModelConfig, StoreConfig, TrainerConfig
-from refusal_lightning.data.datasets import HARMTYPES, SPLITS
+from refusal_lightning.data.datasets import HARMTYPES
 from refusal_lightning.errors import UserError
 from refusal_lightning.models import ChatModel
 from refusal_lightning.models.tokens import left_pad, length_batches
@@ -15,7 +15,18 @@ from refusal_lightning.stages.company import agree, in_company, require_shared
 from refusal_lightning.stages.console import say
 from refusal_lightning.stages.files import digest
 from refusal_lightning.stages.model import open_model
-from refusal_lightning.stages.prompts import IdsByHash, PromptSet, drawn_sets, far_longer, prompt_set, repeated, rows_of
+from refusal_lightning.stages.prompts import (
+    IdsByHash,
+    PromptSet,
+    also_drawn,
+    drawn_sets,
+    far_longer,
+    is_at_hand,
+    label_and_split,
+    prompt_set,
+    repeated,
+    rows_of,
+)
 from refusal_lightning.stages.stores import position_tokens, store_encoding, store_layout, store_url
 from refusal_lightning.stages.versions import package_versions
 from refusal_lightning.store import ActivationStore, Layout, PromptRecord, Shard
@@ -29,7 +40,7 @@ def cache(model: ModelConfig, data: DataConfig, store: StoreConfig, trainer: Tra
     """
     chat = open_model(model, trainer)
     sets = drawn_sets(chat, data)
-    for line in repeated(sets):
+    for line in [*repeated(sets), *_test_prompts_drawn(data, cache, sets)]:
         say(f"warning: {line}")
     for name in cache.datasets:
         sets[name] = prompt_set(name, [row["instruction"] for row in rows_of(name, data)], chat)
@@ -54,12 +65,13 @@ def cache(model: ModelConfig, data: DataConfig, store: StoreConfig, trainer: Tra
         longest=max(lengths),
         context=chat.context,
     )
+    records = records_of(sets.values(), data.labels)
+    _tell_of_old_names(opened, records)
     lacking = opened.lacking(list(tokens))
     if not lacking:
         say(f"cache: nothing to do, all {len(tokens)} prompts are in {url}")
         return
     _refuse_foreign_shards(opened, tokens)
-    records = records_of(sets.values(), data.labels)
     needed = opened.estimate_for(records)
     say(
         f"cache: {len(lacking)} of {len(tokens)} prompts to run, about {needed.likely_bytes / 1e6:,.0f} MB (at most "
@@ -78,6 +90,31 @@ def cache(model: ModelConfig, data: DataConfig, store: StoreConfig, trainer: Tra
     fill(opened, chat, trainer, cache.batch_size, records, tokens, made_with)
     seconds = time.perf_counter() - started
     say(f"cache: done, {len(lacking)} prompts in {seconds:.0f} s ({len(lacking) / seconds:.1f} prompts/s)")
+
+
+def _test_prompts_drawn(data: DataConfig, cache: CacheConfig, drawn: Mapping[str, PromptSet]) -> Iterator[str]:
+    """A line for each test or further set that shares prompts with those drawn."""
+    instructions = {prompts.name: prompts.instructions for prompts in drawn.values()}
+    for name in dict.fromkeys([*(f"{label}_test" for label in data.labels), *cache.datasets]):
+        if name not in cache.datasets and not is_at_hand(name, data):
+            continue
+        line = also_drawn(name, [row["instruction"] for row in rows_of(name, data)], instructions)
+        if line:
+            yield line
+
+
+def _tell_of_old_names(store: ActivationStore, records: Sequence[PromptRecord]) -> None:
+    """Say so where the store knows prompts by another label or set than the configuration gives them now."""
+    now = {record.hash: (record.label, record.split, record.dataset) for record in records}
+    known = store.prompts
+    columns = zip(known.hash, known.label, known.split, known.dataset, strict=True)
+    other = sum(1 for h, *names in columns if h in now and now[h] != tuple(names))
+    if other:
+        say(
+            f"cache: {other} prompts are in the store under the label or set that they were first cached with, and "
+            "have another in this configuration; the stages go by the configuration, `store export` and the Python API "
+            "by the store"
+        )
 
 
 def _refuse_short_prompts(layout: Layout, tokens: Mapping[str, Sequence[int]]) -> None:
@@ -108,15 +145,14 @@ def records_of(sets: Iterable[PromptSet], labels: Sequence[str] = HARMTYPES) -> 
     """
     records: dict[str, PromptRecord] = {}
     for prompts in sets:
-        label, _, split = prompts.name.rpartition("_")
-        known = label in labels and split in SPLITS
+        label, split = label_and_split(prompts.name, labels)
         for prompt, ids in zip(prompts.hashes, prompts.token_ids, strict=True):
             if prompt not in records:
                 records[prompt] = PromptRecord(
                     hash=prompt,
                     n_tokens=len(ids),
-                    label=label if known else "",
-                    split=split if known else "",
+                    label=label,
+                    split=split,
                     dataset=prompts.name,
                 )
     return sorted(records.values(), key=lambda r: (r.n_tokens, r.hash))

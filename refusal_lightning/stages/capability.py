@@ -14,14 +14,16 @@ from typing import Any
 from refusal_lightning.config import CapabilityConfig, ModelConfig, RunsConfig, TrainerConfig
 from refusal_lightning.errors import UserError
 from refusal_lightning.interventions import Intervention, intervene
+from refusal_lightning.models import ChatModel
 from refusal_lightning.models.fingerprint import file_digest
 from refusal_lightning.models.hooked import HookedModel
 from refusal_lightning.stages.console import say
-from refusal_lightning.stages.evaluate import plan
+from refusal_lightning.stages.evaluate import Planned, plan
 from refusal_lightning.stages.files import digest, write_json
+from refusal_lightning.stages.made_from import MadeFrom, in_short, kept_aside, make_room, working
 from refusal_lightning.stages.model import open_model
 from refusal_lightning.stages.own_tasks import alone, refuse_functions
-from refusal_lightning.stages.runs import RunFolder
+from refusal_lightning.stages.runs import RunFolder, direction_digest
 
 
 def capability(model: ModelConfig, trainer: TrainerConfig, runs: RunsConfig, capability: CapabilityConfig) -> None:
@@ -36,41 +38,75 @@ def capability(model: ModelConfig, trainer: TrainerConfig, runs: RunsConfig, cap
     chat = open_model(model, trainer)
     run = RunFolder(runs.root, chat.alias)
     direction, position, layer = run.load_direction()
-    run.require_direction_of(chat.identity)
     run.prepare()
-    no_matter = ("interventions", "batch_size", "trust_task_code")
-    asked = {name: value for name, value in asdict(capability).items() if name not in no_matter}
-    asked["own_files"] = _own_files(capability)
-    found: dict[str, dict[str, Any]] = {}
-    computed = 0
-    for name in capability.interventions:
-        planned = plan(name, direction, layer, "harmful")
-        key = digest([chat.identity, planned.depends_on, asked, version("lm_eval")])
-        path = run.path / "capability" / f"{name}.json"
-        kept = _kept(path)
-        if kept.get("key") != key:
-            from refusal_lightning.stages.trainer import main_device
+    bound_to = direction_digest(direction, position, layer)
+    with working(run, "capability", chat.identity, model.name, direction=bound_to):
+        plans = {name: plan(name, direction, layer, "harmful") for name in capability.interventions}
+        files = _files(run, chat, plans, bound_to, capability)
+        kept = {name: _kept(run, name, files[_path(run, name)]["key"]) for name in plans}
+        _make_room(run, files, bound_to)
+        found: dict[str, dict[str, Any]] = {}
+        for name, planned in plans.items():
+            made_from = files[_path(run, name)]
+            scores = kept[name]
+            if scores is None:
+                from refusal_lightning.stages.trainer import main_device
 
-            say(f"capability: {', '.join(capability.tasks)} under {name}")
-            decoder = chat.decoder(main_device(trainer))
-            kept = {"key": key, **run_tasks(decoder, chat.tokenizer, planned.intervention, capability, task_manager)}
-            write_json(path, kept)
-            computed += 1
-        found[name] = kept
-    if not computed:
-        say("capability: nothing to compute, all scores are there")
-    run.record_stage(
-        "capability",
-        {
+                say(f"capability: {', '.join(capability.tasks)} under {name}")
+                decoder = chat.decoder(main_device(trainer))
+                scores = run_tasks(decoder, chat.tokenizer, planned.intervention, capability, task_manager)
+            found[name] = {**scores, "key": made_from["key"], "made_from": made_from}
+            write_json(_path(run, name), found[name])
+        if None not in kept.values():
+            say("capability: nothing to compute, all scores are there")
+        entry = {
             "config": {"model": asdict(model), "capability": asdict(capability)},
             "model": chat.identity,
             "position": position,
             "layer": layer,
-        },
-        seconds=time.perf_counter() - started,
-    )
+            "direction": bound_to,
+        }
+        run.record_stage("capability", entry, seconds=time.perf_counter() - started)
     say(_table(found))
     say(f"capability: wrote {run.path / 'capability'}")
+
+
+def _path(run: RunFolder, intervention: str) -> Path:
+    return run.path / "capability" / f"{intervention}.json"
+
+
+def _files(
+    run: RunFolder, chat: ChatModel, plans: dict[Any, Planned], bound_to: str, config: CapabilityConfig
+) -> dict[Path, MadeFrom]:
+    """The files that will be written, with what they are made from."""
+    no_matter = ("interventions", "batch_size", "trust_task_code")
+    settings = {name: value for name, value in asdict(config).items() if name not in no_matter}
+    settings["own_files"] = _own_files(config)
+    return {
+        _path(run, name): {
+            "model": digest(chat.identity),
+            "direction": None if name == "baseline" else bound_to,
+            "under": [name],
+            "settings": settings | {"lm_eval": version("lm_eval")},
+            "key": digest([chat.identity, planned.depends_on, settings, version("lm_eval")]),
+        }
+        for name, planned in plans.items()
+    }
+
+
+def _make_room(run: RunFolder, files: dict[Path, MadeFrom], bound_to: str) -> None:
+    wanted = next(iter(files.values()))
+
+    def stays(name: str, made_from: MadeFrom) -> bool:
+        same = all(made_from[key] == wanted[key] for key in ("model", "settings"))
+        return same and made_from["direction"] in (None, bound_to)
+
+    beside = make_room(run, "capability", files, stays)
+    if beside:
+        say(
+            f"capability: {in_short(run, beside)} of earlier runs stay in {run.path}, being of the same direction and "
+            "settings; they are not in the table"
+        )
 
 
 def run_tasks(
@@ -137,12 +173,17 @@ def _own_files(config: CapabilityConfig) -> str:
     return digest([[str(path.relative_to(folder)), file_digest(path)] for path in files])  # type: ignore[arg-type]
 
 
-def _kept(path: Path) -> dict[str, Any]:
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return kept if isinstance(kept, dict) else {}
+def _kept(run: RunFolder, intervention: str, key: str) -> dict[str, Any] | None:
+    """Scores that were computed before, also those that were moved aside since; None where there are none."""
+    path = _path(run, intervention)
+    for place in (path, *kept_aside(run, str(path.relative_to(run.path)))):
+        try:
+            kept = json.loads(place.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(kept, dict) and kept.get("key") == key:
+            return kept
+    return None
 
 
 def _metrics(scores: dict[str, Any]) -> dict[str, float]:

@@ -21,7 +21,7 @@ def digest(value: Any) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON, indented; numbers that JSON has no word for (NaN, infinities) become null."""
-    text = json.dumps(_plain(value), indent=4, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(plain(value), indent=4, ensure_ascii=False, allow_nan=False) + "\n"
     write_text(path, text)
 
 
@@ -34,7 +34,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     table.writeheader()
     for row in rows:
-        table.writerow({key: _no_formula(value) for key, value in _plain(dict(row)).items()})
+        table.writerow({key: _no_formula(value) for key, value in plain(dict(row)).items()})
     write_text(path, text.getvalue())
 
 
@@ -42,11 +42,12 @@ def _no_formula(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value of the kinds that JSON has: tuples as lists, NaN and infinities as None."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -10,7 +10,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from refusal_lightning.config import DataConfig, SetConfig
+import numpy as np
+
+from refusal_lightning.config import CacheConfig, DataConfig, SetConfig
 from refusal_lightning.data import Draw, draw_instructions, load_dataset, load_dataset_split
 from refusal_lightning.data.datasets import SPLITS, NoSuchSet
 from refusal_lightning.data.tables import is_table
@@ -61,6 +63,15 @@ class IdsByHash(Mapping[str, list[int]]):
         return len(self._places)
 
 
+@dataclass(frozen=True)
+class Filtered:
+    """A prompt set after the filter on baseline refusal scores, which are beside it."""
+
+    prompts: PromptSet
+    scores: np.ndarray
+    drawn: int
+
+
 def prompt_set(
     name: str, instructions: Sequence[str], model: ChatModel, whole: Sequence[str] | None = None
 ) -> PromptSet:
@@ -96,6 +107,15 @@ def rows_of(name: str, data: DataConfig) -> list[dict[str, Any]]:
         near = difflib.get_close_matches(name, data.sets, n=1)
         there = f"; did you mean {near[0]}?" if near else ""
         raise UserError(f"{error}; your data.sets has {', '.join(data.sets)}{there}") from error
+
+
+def is_at_hand(name: str, data: DataConfig) -> bool:
+    """Whether a set that need not be there can be read, and without asking the Hub."""
+    given = data.sets.get(name)
+    source = given.source if isinstance(given, SetConfig) else given
+    if source is not None:
+        return not source.startswith("hub:") and Path(source).is_file()
+    return (Path(data.root) / "splits" / f"{name}.json").is_file()
 
 
 def plain_name(name: str) -> str:
@@ -152,6 +172,42 @@ def far_longer(sets: Iterable[PromptSet]) -> list[str]:
                 "takes most of the time; see whether it is meant"
             )
     return lines
+
+
+def also_drawn(name: str, instructions: Sequence[str], drawn: Mapping[str, Sequence[str]]) -> str | None:
+    """A line that says how many instructions of a set are among those drawn, by the name of their set; None if none."""
+    own = {instruction.strip() for instruction in instructions}
+    common = {other: len(own & {text.strip() for text in texts}) for other, texts in drawn.items() if other != name}
+    counts = ", ".join(f"{count} in {other}" for other, count in common.items() if count)
+    return f"of the {len(own)} prompts of {name} the direction is made and chosen with {counts}" if counts else None
+
+
+def drawn_by_name(data: DataConfig, drawn: Draw) -> dict[str, list[str]]:
+    """The drawn instructions by the names of their sets, e.g. ``harmful_train``, with the configured labels."""
+    labels = dict(zip(("harmful", "harmless"), data.labels, strict=True))
+    roles = ((role.split("_"), instructions) for role, instructions in drawn.sets().items())
+    return {f"{labels[kind]}_{split}": instructions for (kind, split), instructions in roles}
+
+
+def datasets_of(
+    model: ChatModel, data: DataConfig, cache: CacheConfig, drawn: Mapping[str, PromptSet]
+) -> dict[tuple[str, str, str], list[str]]:
+    """Hashes by (dataset, split, label) of all that a configuration caches; split and label empty where it has none."""
+    sets = [*drawn.values()]
+    for name in cache.datasets:
+        sets.append(prompt_set(name, [row["instruction"] for row in rows_of(name, data)], model))
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for prompts in sets:
+        label, split = label_and_split(prompts.name, data.labels)
+        place = (prompts.name, split, label)
+        found[place] = list(dict.fromkeys([*found.get(place, []), *prompts.hashes]))
+    return dict(sorted(found.items()))
+
+
+def label_and_split(name: str, labels: Sequence[str]) -> tuple[str, str]:
+    """Label and split in a set's name, such as harmful_train; empty where it has none."""
+    label, _, split = name.rpartition("_")
+    return (label, split) if label in labels and split in SPLITS else ("", "")
 
 
 def repeated(sets: Mapping[str, PromptSet]) -> list[str]:

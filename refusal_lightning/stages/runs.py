@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ import torch
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.files import writable_folder, write_bytes
-from refusal_lightning.stages.files import write_json
+from refusal_lightning.models.fingerprint import file_digest
+from refusal_lightning.stages.files import digest, write_json
+from refusal_lightning.stages.run_lock import held, held_for_a_moment
 from refusal_lightning.stages.versions import package_versions
 
 
@@ -21,6 +25,7 @@ class RunFolder:
 
     def __init__(self, root: str | Path, alias: str) -> None:
         self.path = Path(root) / alias
+        self._check_held: Callable[[], None] = lambda: None
 
     def prepare(self) -> None:
         """Make the folder. Raises UserError where it cannot be written."""
@@ -33,6 +38,10 @@ class RunFolder:
     @property
     def evaluations(self) -> Path:
         return self.path / "select_direction" / "direction_evaluations.json"
+
+    @property
+    def evaluations_meta(self) -> Path:
+        return self.path / "select_direction" / "direction_evaluations.meta.json"
 
     @property
     def filtered(self) -> Path:
@@ -89,24 +98,56 @@ class RunFolder:
         """Folder of a journal of unfinished work; the key says what its results depend on."""
         return self.path / ".journal" / f"{kind}-{key}"
 
+    @contextmanager
+    def working(self, stage: str, shuts_out: Sequence[str]) -> Iterator[None]:
+        """While a stage works here: a second job of it, or of a stage that it shuts out, is told so by a UserError."""
+        with held(self.path, stage, shuts_out) as check:
+            self._check_held = check
+            yield
+
     def read_record(self) -> dict[str, Any]:
-        """run.json as it is; empty when there is none."""
+        """run.json as it is; empty when there is none. Raises UserError where it cannot be read: it is never replaced
+        unread, since it says what made everything else."""
         try:
             record = json.loads(self.record.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except FileNotFoundError:
             return {}
-        return record if isinstance(record, dict) else {}
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.record} cannot be read ({error}); {_MEND_RECORD}") from error
+        if not isinstance(record, dict):
+            raise UserError(f"{self.record} is no record of a run; {_MEND_RECORD}")
+        return record
+
+    @contextmanager
+    def updating(self) -> Iterator[dict[str, Any]]:
+        """run.json to change: read, and written again at the end, with no other process between."""
+        with held_for_a_moment(self.path, "run.json"):
+            record = self.read_record()
+            yield record
+            self._check_held()
+            write_json(self.record, record)
 
     def record_stage(self, stage: str, entry: Mapping[str, Any], seconds: float) -> None:
-        """Put a stage's entry into run.json, beside the other stages'; timings apart, since no two are the same."""
-        record = self.read_record()
-        record[stage] = dict(entry)
-        record.setdefault("timings", {})[f"{stage}_seconds"] = round(seconds, 3)
-        record["versions"] = package_versions()
-        write_json(self.record, record)
+        """Put a stage's entry into run.json, beside the other stages'; timings apart, since no two are the same.
+
+        Files that the stage said it would write (``made_from.make_room``) are bound as they are now.
+        """
+        with self.updating() as record:
+            record[stage] = dict(entry)
+            record.setdefault("timings", {})[f"{stage}_seconds"] = round(seconds, 3)
+            record["versions"] = package_versions()
+            for name, about in record.get("files", {}).items():
+                if about["stage"] == stage and (self.path / name).is_file():
+                    about["sha256"] = file_digest(self.path / name)
+
+    def bind(self, path: Path) -> None:
+        """Note the content of a file that a stage wrote after its entry, from which it is made."""
+        with self.updating() as record:
+            record["files"][str(path.relative_to(self.path))]["sha256"] = file_digest(path)
 
     def load_direction(self) -> tuple[torch.Tensor, int, int]:
-        """The selected direction (float64 ``[d_model]``), its position and layer. Raises UserError."""
+        """The selected direction (float64 ``[d_model]``), its position and layer. Raises UserError, also where it is
+        not the one that `select` chose."""
         try:
             direction = torch.load(self.direction, weights_only=True)
             chosen = json.loads(self.direction_metadata.read_text(encoding="utf-8"))
@@ -118,15 +159,38 @@ class RunFolder:
         except Exception as error:
             raise UserError(f"the selected direction in {self.path} cannot be read; run `select` again") from error
         if not consistent:
-            raise UserError(f"{self.direction} is not the candidate that {self.direction_metadata} names; run `select`")
+            raise UserError(f"{self.direction} is not the candidate that {self.direction_metadata} names; {_BY_HAND}")
+        self._require_selected(position, layer)
         return direction, position, layer
 
-    def require_direction_of(self, identity: dict[str, Any]) -> None:
-        """Raise UserError where the direction was selected for a model of another identity."""
-        if self.read_record().get("select", {}).get("model") != identity:
+    def require_direction(self, bound: str) -> None:
+        """Raise UserError where another direction was selected since that of this digest was read."""
+        if self.read_record().get("select", {}).get("direction", bound) != bound:
+            raise UserError(f"another direction was selected in {self.path} at this moment; start again")
+
+    def _require_selected(self, position: int, layer: int) -> None:
+        """Raise UserError where the direction that lies here is not the one that run.json says was selected."""
+        record = self.read_record()
+        selected = record.get("select", {}).get("selected")
+        if not selected:
+            raise UserError(f"{self.record} does not say that {self.direction} was selected; {_BY_HAND}")
+        bound = record.get("files", {}).get(self.direction.name, {}).get("sha256")  # none in runs of earlier versions
+        same = bound is None or bound == file_digest(self.direction)
+        if (selected["position"], selected["layer"]) != (position, layer) or not same:
             raise UserError(
-                f"the direction in {self.path} was selected for another model or template; run `select` first"
+                f"{self.direction} (position {position}, layer {layer}) is not the direction that `select` chose "
+                f"(position {selected['position']}, layer {selected['layer']}); {_BY_HAND}"
             )
+
+
+_MEND_RECORD = "it says what made the other files, so put a copy back, or move the folder away and run `select` again"
+_BY_HAND = "to evaluate a candidate of your own choice, run `select` with select.position and select.layer"
+
+
+def direction_digest(direction: torch.Tensor, position: int, layer: int) -> str:
+    """What results under a direction are bound to: its values, and the place that it is from."""
+    values = direction.detach().to(torch.float64).contiguous().numpy().tobytes()
+    return digest([hashlib.sha256(values).hexdigest(), position, layer])
 
 
 def write_tensor(path: Path, tensor: torch.Tensor) -> None:

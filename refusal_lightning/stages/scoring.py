@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float
 from refusal_lightning.config import TrainerConfig
 from refusal_lightning.directions.bounds import PartialMean, kl_lower_bounds, refusal_score_bound
 from refusal_lightning.directions.candidates import CandidateScores
-from refusal_lightning.directions.filters import Thresholds
+from refusal_lightning.directions.filters import RULES, Thresholds, failures
+from refusal_lightning.directions.partial_table import KEPT
 from refusal_lightning.directions.staging import (
     FIELDS,
     STAGES,
@@ -40,8 +41,6 @@ SHARED = 8
 """Candidates that share passes (ablation); those of one layer do for induce scores."""
 ROUND = 16
 """Bypass scores are computed in rounds: the best of earlier rounds drop candidates of later ones early."""
-KEPT = 5
-"""So many of the best candidates are always scored in full: they are reported."""
 
 
 def score_bounds(n_harmful: int, harmless_logits: StoredLogits) -> dict[ScoreKind, Bounds]:
@@ -96,6 +95,11 @@ class ScoreTable:
         arrays.update({f"{kind}_seen": self.seen[kind] for kind in STAGES})
         self._store.save_result(self._key, arrays, depends_on)
         self.journal.remove()
+
+    @property
+    def url(self) -> str:
+        """The store that the scores are kept in."""
+        return self._store.url
 
     @property
     def done(self) -> dict[ScoreKind, np.ndarray]:
@@ -200,6 +204,21 @@ def near_misses(table: ScoreTable, without: Thresholds, norms: Float[np.ndarray,
     """
     work = next_work("staged", table, without, norms)
     return work if work is not None and work.kind != "bypass" else None
+
+
+def work_by_hand(table: ScoreTable, place: Place) -> Work | None:
+    """The next scores that one candidate lacks; None when it has all."""
+    lacking = [kind for kind in STAGES if not table.done[kind][place]]
+    return Work([ScoreTask(lacking[0], (place,))]) if lacking else None
+
+
+def unscored(table: ScoreTable, thresholds: Thresholds, norms: Float[np.ndarray, "position layer"]) -> dict[Place, str]:
+    """Candidates of which scores are missing that might yet pass: neither proven out, nor failing a rule as it is."""
+    done = np.all(list(table.done.values()), axis=0)
+    fails = failures(table.means(), thresholds, norms)
+    out = np.any([fails[rule] for rule in RULES if rule != "nan"], axis=0) | table.computed_nan()
+    n_positions = len(done)
+    return {(int(row) - n_positions, int(layer)): "unscored" for row, layer in np.argwhere(~done & ~out)}
 
 
 def _is_out(kind: ScoreKind, thresholds: Thresholds, bar: float, low: float, high: float) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
 from refusal_lightning.config import (
     CacheConfig,
@@ -20,35 +20,35 @@ from refusal_lightning.config import (
     StoreConfig,
     TrainerConfig,
 )
-from refusal_lightning.directions.candidates import CandidateScores, rows
 from refusal_lightning.directions.estimators import ESTIMATORS, estimate_directions
 from refusal_lightning.directions.filters import Thresholds
+from refusal_lightning.directions.partial_table import KEPT
 from refusal_lightning.directions.refusal_score import refusal_scores
-from refusal_lightning.directions.selection import NoCandidateError, Selection
+from refusal_lightning.directions.selection import NoCandidateError, Selection, choose_by_hand, require_direction
 from refusal_lightning.directions.selection import select as choose
 from refusal_lightning.directions.staging import Place
-from refusal_lightning.directions.uncertainty import uncertainty
 from refusal_lightning.errors import UserError
-from refusal_lightning.files import write_bytes, write_text
 from refusal_lightning.models import ChatModel
-from refusal_lightning.report.plots import plot_scores
 from refusal_lightning.stages.company import agree, in_company, require_shared, wait_for_all
 from refusal_lightning.stages.console import is_main_process, say
-from refusal_lightning.stages.files import digest, write_json
+from refusal_lightning.stages.files import digest
+from refusal_lightning.stages.made_from import working
 from refusal_lightning.stages.model import open_model
-from refusal_lightning.stages.prompts import PromptSet, categories_of, drawn_sets
+from refusal_lightning.stages.prompts import Filtered, PromptSet, categories_of, drawn_sets
 from refusal_lightning.stages.refusal_tokens import settle_refusal_tokens
-from refusal_lightning.stages.runs import RunFolder, write_tensor
+from refusal_lightning.stages.runs import RunFolder
 from refusal_lightning.stages.scoring import (
-    KEPT,
     ScoreTable,
     compute_scores,
     near_misses,
     next_work,
     ruled_out,
     score_bounds,
+    unscored,
+    work_by_hand,
 )
-from refusal_lightning.stages.second_opinion import answer_kl_opinion, cosmic_opinion
+from refusal_lightning.stages.second_opinion import answer_kl_opinion
+from refusal_lightning.stages.selection_files import Inputs, Scored, thresholds_of, write_selection
 from refusal_lightning.stages.stored_logits import StoredLogits
 from refusal_lightning.stages.stores import open_complete, require_candidates
 from refusal_lightning.store import ActivationStore
@@ -56,15 +56,6 @@ from refusal_lightning.writers.journal import Journal
 
 SCORE_VERSION = 2
 """Raised when the definition of a score changes: stored scores of another version are not used."""
-
-
-@dataclass(frozen=True)
-class Filtered:
-    """A prompt set after the filter on baseline refusal scores, which are beside it."""
-
-    prompts: PromptSet
-    scores: np.ndarray
-    drawn: int
 
 
 @in_company
@@ -80,9 +71,11 @@ def select(
     """Filter prompts, estimate directions, score the candidates that may win, and choose (paper, section 2.3-2.4).
 
     Scores that the store holds are not computed again; when it holds them all, no weights are loaded. Each estimator
-    is a selection of its own: the first one's files are the run's, the others' are in ``estimators/NAME``.
+    is a selection of its own: the first one's files are the run's, the others' are in ``estimators/NAME``. Files of the
+    run that were made from another direction or setting are moved aside.
     """
     chat = open_model(model, trainer)
+    _require_place(select, chat)
     sets = drawn_sets(chat, data)
     agree({"model": digest(chat.identity), "prompts": digest([s.hashes for s in sets.values()])})
     run = RunFolder(runs.root, chat.alias)
@@ -91,41 +84,47 @@ def select(
     require_shared(run.path, "runs.root")
     require_candidates(chat, cache)
     opened = open_complete(chat, store, cache, [h for s in sets.values() for h in s.hashes])
-    refusal_tokens = settle_refusal_tokens(chat, opened, sets["harmful_train"], sets["harmless_train"])
-    kept = filter_prompts(opened, chat, sets, select)
-    say("select: prompts kept " + ", ".join(f"{f.prompts.name} {len(f.prompts)} of {f.drawn}" for f in kept.values()))
-    one = len(select.estimators) == 1
+    with working(run, "select", chat.identity, model.name, replace=runs.replace):
+        refusal_tokens = settle_refusal_tokens(chat, opened, sets["harmful_train"], sets["harmless_train"])
+        kept = filter_prompts(opened, chat, sets, select)
+        counts = ", ".join(f"{f.prompts.name} {len(f.prompts)} of {f.drawn}" for f in kept.values())
+        say(f"select: prompts kept {counts}")
+        _select_each(run, Inputs(chat, opened, kept, refusal_tokens, model, data, trainer, select))
+
+
+def _require_place(config: SelectConfig, chat: ChatModel) -> None:
+    """Raise UserError where the candidate that is chosen by hand is none of the model's."""
+    if config.position is None or config.layer is None:
+        return
+    if -config.position > chat.n_positions or config.layer >= chat.n_layers:
+        raise UserError(
+            f"select.position {config.position}, select.layer {config.layer} is no candidate: {chat.alias} has "
+            f"positions {-chat.n_positions} to -1 and layers 0 to {chat.n_layers - 1}"
+        )
+
+
+def _select_each(run: RunFolder, inputs: Inputs) -> None:
+    """A selection for each estimator. Raises UserError after the last one where one chose nothing."""
+    estimators = inputs.config.estimators
     none_left: list[UserError] = []
-    for estimator in select.estimators:
-        folder = run if estimator == select.estimators[0] else RunFolder(run.path / "estimators", estimator)
+    for estimator in estimators:
+        folder = run if estimator == estimators[0] else RunFolder(run.path / "estimators", estimator)
         folder.prepare()
-        if not one:
+        if len(estimators) > 1:
             say(f"select: {estimator}")
         try:
-            _select_one(estimator, folder, chat, opened, kept, refusal_tokens, model, data, trainer, select)
+            _select_one(estimator, folder, inputs)
         except NoCandidateError as error:
             none_left.append(UserError(f"{error}; the scores are in {folder.evaluations}"))
     if none_left:
         raise none_left[0]
 
 
-def _select_one(
-    estimator: str,
-    run: RunFolder,
-    chat: ChatModel,
-    store: ActivationStore,
-    kept: dict[str, Filtered],
-    refusal_tokens: list[dict[str, Any]],
-    model: ModelConfig,
-    data: DataConfig,
-    trainer: TrainerConfig,
-    config: SelectConfig,
-) -> None:
+def _select_one(estimator: str, run: RunFolder, inputs: Inputs) -> None:
     """Directions of one estimator, their scores and the choice among them, written to a run's folder."""
     started = time.perf_counter()
-    directions = estimated_directions(estimator, store, kept, chat.n_positions, data)
-    norms = np.linalg.norm(directions, axis=-1)
-    thresholds = Thresholds(config.kl_threshold, config.induce_threshold, config.prune_layers)
+    chat, store, kept, config = inputs.chat, inputs.store, inputs.kept, inputs.config
+    directions = estimated_directions(estimator, store, kept, chat.n_positions, inputs.data)
     harmful, harmless = kept["harmful_val"].prompts, kept["harmless_val"].prompts
     depends_on = {
         "score_version": SCORE_VERSION,
@@ -136,15 +135,13 @@ def _select_one(
     }
     key = f"scores-{digest([chat.identity, depends_on])}"
     harmless_logits = StoredLogits(store, harmless.hashes)
-    n_positions, n_layers, _ = directions.shape
     bounds = score_bounds(len(harmful), harmless_logits)
-    table = ScoreTable(store, key, Journal(run.journal("scores", key)), (n_positions, n_layers), bounds)
-
+    table = ScoreTable(store, key, Journal(run.journal("scores", key)), directions.shape[:2], bounds)
     compute = partial(
         compute_scores,
         table,
         chat=chat,
-        trainer=trainer,
+        trainer=inputs.trainer,
         directions=directions,
         harmful=harmful,
         harmless=harmless,
@@ -152,8 +149,41 @@ def _select_one(
         batch_size=config.batch_size,
         save=partial(_save, table, depends_on),
     )
-    if not compute(upcoming=partial(next_work, config.mode, table, thresholds, norms)):
-        say(f"select: nothing to compute, all scores are in {store.url}")
+    norms = np.linalg.norm(directions, axis=-1)
+    selection = _score_and_choose(table, compute, config, norms)
+    answer_kl: dict[Place, np.ndarray] = {}
+    if isinstance(selection, Selection) and config.answer_kl_tokens:
+        answer_kl = answer_kl_opinion(
+            chat,
+            inputs.trainer,
+            store,
+            run.journal("answer-kl", digest([key, config.answer_kl_tokens])),
+            harmless,
+            directions,
+            _best(selection),
+            config.answer_kl_tokens,
+            config.batch_size,
+        )
+    if is_main_process():
+        reasons = partial(_reasons, table, thresholds_of(config), norms)
+        scored = Scored(estimator, key, directions, norms, table, selection, reasons, answer_kl)
+        write_selection(run, inputs, scored, lambda: time.perf_counter() - started)
+
+
+def _score_and_choose(
+    table: ScoreTable, compute: Callable[..., int], config: SelectConfig, norms: np.ndarray
+) -> Selection | NoCandidateError:
+    """Compute the scores that the choice may depend on, and choose; or, by hand, the scores of that candidate."""
+    thresholds = thresholds_of(config)
+    place = None if config.position is None or config.layer is None else (config.position, config.layer)
+    needed = partial(next_work, config.mode, table, thresholds, norms)
+    if place is not None:
+        require_direction(place, norms)
+        needed = partial(work_by_hand, table, place) if config.mode == "staged" else needed
+    if not compute(upcoming=needed):
+        say(f"select: nothing to compute, all scores are in {table.url}")
+    if place is not None:
+        return choose_by_hand(place, table.means(), thresholds, norms, _reasons(table, thresholds, norms))
     selection = _choice(config.mode, table, thresholds, norms)
     for without in (replace(thresholds, kl=None), replace(thresholds, induce=None)):
         # Staged scoring stopped where a candidate was out; by how much it missed is what the user needs to know now.
@@ -162,84 +192,19 @@ def _select_one(
         wait_for_all()  # the journal of the scores above is gone before the next begins
         compute(upcoming=partial(near_misses, table, without, norms))
         selection = _choice(config.mode, table, thresholds, norms)
-    scores = table.means()
-    answer_kl: dict[Place, np.ndarray] = {}
-    if isinstance(selection, Selection) and config.answer_kl_tokens:
-        answer_kl = answer_kl_opinion(
-            chat,
-            trainer,
-            store,
-            run.journal("answer-kl", digest([key, config.answer_kl_tokens])),
-            harmless,
-            directions,
-            [(candidate.position, candidate.layer) for candidate in selection.survivors[:KEPT]],
-            config.answer_kl_tokens,
-            config.batch_size,
-        )
-    if not is_main_process():
-        return
+    return selection
 
-    baseline = {
-        "harmful": float(kept["harmful_val"].scores.mean()),
-        "harmless": float(kept["harmless_val"].scores.mean()),
-    }
-    write_tensor(run.mean_diffs, torch.from_numpy(directions))
-    write_json(run.evaluations, rows(scores))
-    if isinstance(selection, NoCandidateError):
-        _remove_choice(run)
-        write_json(run.filtered, [])
-        write_text(run.filter_report, selection.report.text() + "\n")
-        _plot(run, scores, chat, baseline, None)
-        say(selection.report.text())
-        raise selection
-    cosmic = cosmic_opinion(store, harmful, harmless, directions, selection)
-    certainty = uncertainty(
-        table.prompt_scores(), thresholds, norms, np.random.default_rng(data.seed), hopeless=table.computed_nan()
-    )
-    write_json(run.filtered, [candidate._asdict() for candidate in selection.survivors])
-    write_text(run.filter_report, selection.report.text() + "\n")
-    write_json(run.uncertainty, certainty.to_json())
-    write_json(run.cosmic, cosmic)
-    if answer_kl:
-        write_json(run.answer_kl, _answer_kl_rows(answer_kl, config.answer_kl_tokens))
-    write_tensor(run.direction, torch.from_numpy(directions[selection.pos, selection.layer]))
-    write_json(run.direction_metadata, {"pos": selection.pos, "layer": selection.layer})
-    _plot(run, scores, chat, baseline, selection)
-    run.record_stage(
-        "select",
-        {
-            "config": {"model": asdict(model), "data": asdict(data), "select": asdict(config)},
-            "estimator": estimator,
-            "model": chat.identity,
-            "store": store.url,
-            "prompts": {
-                f.prompts.name: {"drawn": f.drawn, "kept": len(f.prompts), "hash": digest(f.prompts.hashes)}
-                for f in kept.values()
-            },
-            "refusal_tokens": refusal_tokens,
-            "scores": key,
-            "baseline_refusal_score": baseline,
-            "selected": selection.scores._asdict(),
-            "margin": selection.margin,
-            "direction_norm": float(norms[selection.pos, selection.layer]),
-        },
-        seconds=time.perf_counter() - started,
-    )
-    best = selection.scores
-    say(
-        f"select: position {best.position}, layer {best.layer} of {n_layers}: bypass {best.refusal_score:.3f} "
-        f"(baseline {baseline['harmful']:.3f}), induce {best.steering_score:.3f} (baseline "
-        f"{baseline['harmless']:.3f}), KL {best.kl_div_score:.3f}; {len(selection.survivors)} of "
-        f"{n_positions * n_layers} candidates passed"
-    )
-    say(f"select: {certainty.summary()}")
-    (pos, layer), count = cosmic["best_of_survivors"], cosmic["rank_of_selected"]
-    agrees = "agrees" if not count else f"prefers {count} of the survivors, first position {pos}, layer {layer}"
-    say(f"select: COSMIC's cosine criterion (a second opinion, no forward pass) {agrees}")
-    if answer_kl:
-        kl = answer_kl[selection.pos, selection.layer].mean()
-        say(f"select: KL over the first {config.answer_kl_tokens} answer tokens {kl:.3f}")
-    say(f"select: wrote {run.path}")
+
+def _reasons(table: ScoreTable, thresholds: Thresholds, norms: np.ndarray) -> dict[Place, str]:
+    """Why candidates lack scores: left alone, or proven out before all prompts were run."""
+    return unscored(table, thresholds, norms) | ruled_out(table, thresholds, norms)
+
+
+def _best(selection: Selection) -> list[Place]:
+    """The candidates that are looked at more closely: the best, or the one that was chosen by hand."""
+    if selection.by_hand:
+        return [(selection.pos, selection.layer)]
+    return [(candidate.position, candidate.layer) for candidate in selection.survivors[:KEPT]]
 
 
 def _choice(mode: str, table: ScoreTable, thresholds: Thresholds, norms: np.ndarray) -> Selection | NoCandidateError:
@@ -321,32 +286,6 @@ def category_mean_differences(
     return np.ascontiguousarray(difference.transpose(1, 0, 2))
 
 
-def _answer_kl_rows(answer_kl: dict[Place, np.ndarray], n_tokens: int) -> list[dict[str, Any]]:
-    return [
-        {"position": position, "layer": layer, "n_tokens": n_tokens, "kl": float(kl.mean())}
-        for (position, layer), kl in answer_kl.items()
-    ]
-
-
 def _save(table: ScoreTable, depends_on: dict[str, Any]) -> None:
     if is_main_process():
         table.save(depends_on)
-
-
-def _remove_choice(run: RunFolder) -> None:
-    """An earlier choice must not stand beside scores and thresholds that do not give it."""
-    for path in (run.direction, run.direction_metadata, run.uncertainty, run.cosmic, run.answer_kl):
-        path.unlink(missing_ok=True)
-
-
-def _plot(
-    run: RunFolder,
-    scores: CandidateScores,
-    chat: ChatModel,
-    baseline: dict[str, float],
-    selection: Selection | None,
-) -> None:
-    tokens = [chat.tokenizer.decode([i]) for i in chat.eoi_ids]
-    chosen = None if selection is None else (selection.pos, selection.layer)
-    for name, png in plot_scores(scores, tokens, baseline, chosen).items():
-        write_bytes(run.evaluations.parent / f"{name}.png", png)

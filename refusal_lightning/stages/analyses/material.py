@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,8 @@ class Material:
     store: ActivationStore
     rows: dict[str, np.ndarray]
     """Rows of the store by set of kept prompts, e.g. ``harmful_val``."""
+    datasets: Mapping[tuple[str, str, str], Sequence[str]]
+    """Prompts' hashes by (dataset, split, label), of all that the configuration at hand caches; for ``projection``."""
     directions: Float[np.ndarray, "position layer d_model"]
     """The candidates of ``select``, float64."""
     selected: tuple[int, int] | None

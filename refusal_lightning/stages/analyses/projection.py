@@ -11,14 +11,16 @@ from jaxtyping import Float
 from refusal_lightning.directions.projection import projections_by_layer, spread
 from refusal_lightning.report.analysis_plots import Line, plot_lines
 from refusal_lightning.stages.analyses.material import LAYER, Analysis, Material
-from refusal_lightning.store import ActivationStore
 
 
 def analyse_projection(m: Material) -> Analysis:
-    """How far along the selected direction every complete prompt of the store lies, by dataset, position and layer."""
+    """How far along the selected direction the configuration's prompts lie, by dataset, position and layer.
+
+    Labels and sets are those of the configuration at hand. What the store holds besides is counted, and left out.
+    """
     if m.selected is None:
         raise ValueError("a projection needs a selected direction")
-    groups = _groups(m.store)
+    groups, others = _groups(m)
     rows: list[dict[str, Any]] = []
     lines = []
     for (dataset, split, label), members in groups.items():
@@ -36,17 +38,17 @@ def analyse_projection(m: Material) -> Analysis:
     plot = plot_lines(lines, title, LAYER, ylabel, upright=m.selected[1])
     there = [row for row in rows if (row["position"], row["layer"]) == m.selected]
     means = ", ".join(f"{row['dataset']} {row['mean']:.2f}" for row in sorted(there, key=lambda row: -row["mean"]))
-    return Analysis(f"means at the selected place: {means}", rows, plot)
+    left_out = f"; {others} prompts of the store are in no set of this configuration" if others else ""
+    return Analysis(f"means at the selected place: {means}{left_out}", rows, plot)
 
 
-def _groups(store: ActivationStore) -> dict[tuple[str, str, str], np.ndarray]:
-    """Ascending rows of the complete prompts by (dataset, split, label), in alphabetical order."""
-    prompts = store.prompts
-    found: dict[tuple[str, str, str], list[int]] = {}
-    for i in np.flatnonzero(prompts.complete):
-        key = (str(prompts.dataset[i]), str(prompts.split[i]), str(prompts.label[i]))
-        found.setdefault(key, []).append(int(prompts.row[i]))
-    return {key: np.array(sorted(found[key])) for key in sorted(found)}
+def _groups(m: Material) -> tuple[dict[tuple[str, str, str], np.ndarray], int]:
+    """Ascending rows of the configuration's sets, as far as they are in the store, and how many other prompts are."""
+    wanted = {h for hashes in m.datasets.values() for h in hashes}
+    lacking = set(m.store.lacking(list(wanted)))
+    there = {key: [h for h in hashes if h not in lacking] for key, hashes in m.datasets.items()}
+    groups = {key: np.sort(m.store.rows(hashes)) for key, hashes in there.items() if hashes}
+    return groups, len(m.store.complete_rows()) - len(wanted - lacking)
 
 
 def _projections(
