@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +16,9 @@ from refusal_lightning.cli import main
 from refusal_lightning.config import TrainerConfig
 from refusal_lightning.errors import UserError
 from refusal_lightning.judges import JudgeSettings
-from refusal_lightning.judges.local import LocalSource
-from refusal_lightning.stages.local_judges import load_judge
+from refusal_lightning.judges.local import LocalLoader, LocalSource
+from refusal_lightning.stages import local_judges
+from refusal_lightning.stages.local_judges import judge_version, load_judge
 from runs import write_config, write_data
 
 CPU = TrainerConfig(accelerator="cpu")
@@ -67,7 +70,7 @@ def test_control_tokens_in_an_answer_are_words(tiny_llama_folder: Path):
         asked.extend(prompts)
         return ["no"] * len(prompts)
 
-    source = LocalSource(lambda _: replace(model, generate=generate), "m", 5, "float32")
+    source = LocalSource(LocalLoader(lambda _: replace(model, generate=generate), str), "m", 5, "float32")
     source.ask({"a": hostile, "b": [{"role": "user", "content": hostile}]}, {})
     as_text, as_chat = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in asked)
     assert not control & set(as_text)
@@ -92,7 +95,13 @@ def test_the_judge_command(tiny_llama_folder: Path, tmp_path: Path, capsys):
     assert "judge: loading" not in capsys.readouterr().out  # the answers are kept
 
 
-def test_a_local_judge_in_evaluate(tiny_llama_folder: Path, tmp_path: Path, capsys):
+def test_a_local_judge_in_evaluate(tiny_llama_folder: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+    plain: list[str] = []
+
+    def plain_text(tokenizer: object) -> Callable[[str], str]:
+        return lambda text: plain.append(text) or text  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(local_judges, "plain_text", plain_text)
     data = write_data(tmp_path / "data", test=3)
     config = write_config(
         tmp_path,
@@ -107,9 +116,25 @@ def test_a_local_judge_in_evaluate(tiny_llama_folder: Path, tmp_path: Path, caps
     assert "none judged" in out and "judge: loading" in out
     path = tmp_path / "runs" / "tiny" / "completions" / "harmful_test_ablation_evaluations.json"
     found = json.loads(path.read_text())
+    assert plain, "control tokens are words here too"
     assert found["harmbench_counts"]["unjudged"] == 3 and found["judge_agreement"][0]["kappa"] is None
 
 
+def test_what_a_name_stands_for(tiny_llama_folder: Path, tmp_path: Path):
+    """Weights, configuration and tokenizer of a folder: whichever changes, its answers are asked for anew."""
+    folder = tmp_path / "judge"
+    shutil.copytree(tiny_llama_folder, folder)
+    seen = {judge_version(str(folder)), judge_version(str(tiny_llama_folder))}
+    assert len(seen) == 1
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        path = folder / name
+        path.write_bytes(path.read_bytes() + b" ")
+        seen.add(judge_version(str(folder)))
+    assert len(seen) == 4
+
+
 def test_a_judge_that_cannot_be_loaded(tmp_path: Path):
+    with pytest.raises(UserError, match=r"the judging model .*nowhere' cannot be loaded"):
+        judge_version(str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"the judging model .*nowhere' cannot be loaded"):
         load_judge(str(tmp_path / "nowhere"), FLOAT32, CPU)

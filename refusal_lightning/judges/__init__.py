@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from refusal_lightning.errors import UserError
 from refusal_lightning.judges import harmbench, llama_guard, strongreject, substring
 from refusal_lightning.judges.config import JudgeSettings
-from refusal_lightning.judges.local import LoadLocal
+from refusal_lightning.judges.local import LocalLoader
 from refusal_lightning.judges.verdict import Judge, Verdict
 
 __all__ = ["JUDGES", "Judge", "JudgeSettings", "Verdict", "judges_by_name"]
 
 # By the name in the config: what makes the judge from the settings and, if there is one, a loader of local models.
-JUDGES: dict[str, Callable[[JudgeSettings, LoadLocal | None], Judge]] = {
+JUDGES: dict[str, Callable[[JudgeSettings, LocalLoader | None], Judge]] = {
     "substring": substring.make,
     "llama_guard": llama_guard.make,
     "llama_guard_local": llama_guard.make_local,
@@ -23,7 +23,7 @@ JUDGES: dict[str, Callable[[JudgeSettings, LoadLocal | None], Judge]] = {
 
 
 def judges_by_name(
-    names: Sequence[str], settings: JudgeSettings | None = None, load_local: LoadLocal | None = None
+    names: Sequence[str], settings: JudgeSettings | None = None, load_local: LocalLoader | None = None
 ) -> dict[str, Judge]:
     """Judges by the name that the evaluation files use, ready to work.
 

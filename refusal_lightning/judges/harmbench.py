@@ -7,7 +7,7 @@ from importlib.resources import files
 
 from refusal_lightning.judges.asking import AskingJudge, Source
 from refusal_lightning.judges.config import JudgeSettings
-from refusal_lightning.judges.local import LoadLocal, local_source
+from refusal_lightning.judges.local import LocalLoader, local_source
 from refusal_lightning.judges.verdict import Verdict
 
 MAX_NEW_TOKENS = 1
@@ -38,6 +38,6 @@ def harmbench(source: Source, *, paper: bool) -> AskingJudge:
     return AskingJudge("harmbench", "harm", source, classifier_prompt, lambda answer: read(answer, paper=paper))
 
 
-def make(settings: JudgeSettings, load_local: LoadLocal | None) -> AskingJudge:
+def make(settings: JudgeSettings, load_local: LocalLoader | None) -> AskingJudge:
     source = local_source("harmbench", load_local, settings.harmbench_model, MAX_NEW_TOKENS, settings.local_dtype)
     return harmbench(source, paper=settings.paper)

@@ -12,13 +12,13 @@ from refusal_lightning.judges import judges_by_name
 from refusal_lightning.judges.answers import AnswerFile
 from refusal_lightning.judges.asking import AskingJudge
 from refusal_lightning.judges.config import JudgeConfig
-from refusal_lightning.judges.local import LoadLocal
+from refusal_lightning.judges.local import LocalLoader
 from refusal_lightning.judges.rates import evaluate_completions, summary
 
 _FIELDS = ("category", "prompt", "response")
 
 
-def judge_completions(config: JudgeConfig, load_local: LoadLocal | None = None) -> dict[str, Any]:
+def judge_completions(config: JudgeConfig, load_local: LocalLoader | None = None) -> dict[str, Any]:
     """Judge a file, write the evaluation whole or not at all, print its rates, and return it.
 
     Raises UserError for a mistake in the file or the settings, before anything is asked.

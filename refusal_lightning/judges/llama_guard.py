@@ -11,7 +11,7 @@ from refusal_lightning.errors import UserError
 from refusal_lightning.judges.apis import openai_source, together_source
 from refusal_lightning.judges.asking import AskingJudge, Message, Question, Source
 from refusal_lightning.judges.config import JudgeSettings
-from refusal_lightning.judges.local import LoadLocal, local_source
+from refusal_lightning.judges.local import LocalLoader, local_source
 from refusal_lightning.judges.verdict import Verdict
 
 SHORTEST_HARM = 15
@@ -78,7 +78,7 @@ def templated(tokenizer: str) -> Callable[[str, str], Question]:
     return question
 
 
-def make(settings: JudgeSettings, load_local: LoadLocal | None) -> AskingJudge:
+def make(settings: JudgeSettings, load_local: LocalLoader | None) -> AskingJudge:
     """A key goes to the endpoint that it is meant for: another one gets none unless its variable is named."""
     model, url, key_env = settings.llama_guard_model, settings.llama_guard_url, settings.llama_guard_key_env
     source = (
@@ -89,7 +89,7 @@ def make(settings: JudgeSettings, load_local: LoadLocal | None) -> AskingJudge:
     return llama_guard(source, name_of(model), paper=settings.paper, tokenizer=settings.llama_guard_tokenizer)
 
 
-def make_local(settings: JudgeSettings, load_local: LoadLocal | None) -> AskingJudge:
+def make_local(settings: JudgeSettings, load_local: LocalLoader | None) -> AskingJudge:
     model = settings.llama_guard_local_model
     source = local_source("llama_guard_local", load_local, model, MAX_NEW_TOKENS, settings.local_dtype)
     return llama_guard(source, f"{name_of(model)}_local", paper=settings.paper)

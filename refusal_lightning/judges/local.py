@@ -23,16 +23,27 @@ class LocalModel:
     plain: Callable[[str], str] = str
     """A text in which no control token of the model is spelled any more, so that somebody else's words stay words."""
 
+    def prompt(self, question: Question) -> str:
+        """What the model reads."""
+        if isinstance(question, str):
+            return self.plain(question)
+        return self.render([{**message, "content": self.plain(message["content"])} for message in question])
 
-LoadLocal = Callable[[str], LocalModel]
-"""Loads a model by its name on the Hub or its folder."""
+
+@dataclass(frozen=True)
+class LocalLoader:
+    """What runs models here, by their names on the Hub or their folders."""
+
+    load: Callable[[str], LocalModel]
+    version: Callable[[str], str]
+    """What exactly a name stands for now: other weights under it give other answers. Raises UserError."""
 
 
 @dataclass(frozen=True)
 class LocalSource:
     """Asks a model on this machine; it is loaded when the first question comes."""
 
-    load: LoadLocal
+    loader: LocalLoader
     model: str
     max_new_tokens: int
     dtype: str
@@ -41,7 +52,7 @@ class LocalSource:
 
     @property
     def identity(self) -> list[Any]:
-        return ["local", self.model, self.max_new_tokens, self.dtype]
+        return ["local", self.model, self.loader.version(self.model), self.max_new_tokens, self.dtype]
 
     def ask(
         self,
@@ -51,28 +62,23 @@ class LocalSource:
         readable: Callable[[str], bool] = any_text,
     ) -> dict[str, str]:
         """Every question is answered: nothing is turned down here, and what was cut short would be so again."""
-        model = self.load(self.model)
+        model = self.loader.load(self.model)
         pending = list(questions.items())
         for start in range(0, len(pending), self.at_once):
             items = pending[start : start + self.at_once]
-            prompts = [_prompt(model, question) for _, question in items]
+            prompts = [model.prompt(question) for _, question in items]
             texts = model.generate(prompts, self.max_new_tokens)
             for (key, _), text in zip(items, texts, strict=True):
                 answers[key] = text
         return {}
 
     def check(self, question: Question) -> None:
-        """Nothing is checked: loading a model is long work itself."""
+        """See that there is such a model; loading it is long work itself."""
+        self.loader.version(self.model)
 
 
-def _prompt(model: LocalModel, question: Question) -> str:
-    if isinstance(question, str):
-        return model.plain(question)
-    return model.render([{**message, "content": model.plain(message["content"])} for message in question])
-
-
-def local_source(judge: str, load: LoadLocal | None, model: str, max_new_tokens: int, dtype: str) -> LocalSource:
+def local_source(judge: str, loader: LocalLoader | None, model: str, max_new_tokens: int, dtype: str) -> LocalSource:
     """A model on this machine. Raises UserError where there is nothing to load it with."""
-    if load is None:
+    if loader is None:
         raise UserError(f"{judge} runs {model!r} on this machine, which cannot be done here; leave the judge out")
-    return LocalSource(load, model, max_new_tokens, dtype)
+    return LocalSource(loader, model, max_new_tokens, dtype)

@@ -12,7 +12,7 @@ from refusal_lightning.errors import UserError
 from refusal_lightning.judges.apis import openai_source
 from refusal_lightning.judges.asking import AskingJudge, Message
 from refusal_lightning.judges.config import JudgeSettings
-from refusal_lightning.judges.local import LoadLocal
+from refusal_lightning.judges.local import LocalLoader
 from refusal_lightning.judges.verdict import Verdict
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -82,7 +82,7 @@ def rubric(template: str | None) -> Callable[[str, str], list[Message]]:
     return question
 
 
-def make(settings: JudgeSettings, load_local: LoadLocal | None) -> AskingJudge:
+def make(settings: JudgeSettings, load_local: LocalLoader | None) -> AskingJudge:
     """A key goes to the endpoint that it is meant for: another one gets none unless its variable is named."""
     url, key_env = settings.strongreject_url, settings.strongreject_key_env
     if url is None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from refusal_lightning.judges.config import JudgeSettings
-from refusal_lightning.judges.local import LoadLocal
+from refusal_lightning.judges.local import LocalLoader
 from refusal_lightning.judges.verdict import Answers, Measures, Pair, Verdict
 
 # Facts of the authors' evaluation (their `substring_matching`), lower case.
@@ -60,5 +60,5 @@ class SubstringJudge:
         """Nothing can be missing."""
 
 
-def make(settings: JudgeSettings, load_local: LoadLocal | None) -> SubstringJudge:
+def make(settings: JudgeSettings, load_local: LocalLoader | None) -> SubstringJudge:
     return SubstringJudge(paper=settings.paper)

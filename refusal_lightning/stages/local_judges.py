@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,14 @@ from refusal_lightning.judges.answers import AnswerFile
 from refusal_lightning.judges.asking import AskingJudge, Message, Question
 from refusal_lightning.judges.config import JudgeConfig
 from refusal_lightning.judges.judge_file import judge_completions
-from refusal_lightning.judges.local import LoadLocal, LocalModel, LocalSource
+from refusal_lightning.judges.local import LocalLoader, LocalModel, LocalSource
 from refusal_lightning.judges.verdict import Pair
+from refusal_lightning.models.fingerprint import file_digest, weights_digest
 from refusal_lightning.models.tokens import left_pad, length_batches
 from refusal_lightning.network import cut_off
 from refusal_lightning.stages.company import wait_for_all
 from refusal_lightning.stages.console import is_main_process, say
+from refusal_lightning.stages.files import digest
 from refusal_lightning.writers.journal import Journal
 
 if TYPE_CHECKING:
@@ -32,13 +35,13 @@ def judge(config: JudgeConfig) -> None:
     judge_completions(config, local_loader(config, TrainerConfig()))
 
 
-def local_loader(settings: JudgeSettings, trainer: TrainerConfig) -> LoadLocal:
-    """Loads a judging model on the Trainer's device."""
+def local_loader(settings: JudgeSettings, trainer: TrainerConfig) -> LocalLoader:
+    """Loads judging models on the Trainer's device; what their names stand for is looked up once."""
 
     def load(name: str) -> LocalModel:
         return load_judge(name, settings, trainer)
 
-    return load
+    return LocalLoader(load, cache(judge_version))
 
 
 def ask_in_all_processes(
@@ -87,8 +90,7 @@ def _ask(
         model = load_judge(source.model, settings, trainer, device)
 
         def answer(questions: Sequence[Question]) -> list[str]:
-            prompts = [q if isinstance(q, str) else model.render(q) for q in questions]
-            return model.generate(prompts, source.max_new_tokens)
+            return model.generate([model.prompt(question) for question in questions], source.max_new_tokens)
 
         return answer
 
@@ -102,6 +104,25 @@ def _ask(
     units = [keys[start : start + source.at_once] for start in range(0, len(keys), source.at_once)]
     work = WorkDataModule(pending=lambda: units, make=batch)
     run_predict(trainer, JudgingModule(load), work, [JournalWriter(journal, records)])
+
+
+def judge_version(name: str) -> str:
+    """The commit of a Hub model, or a hash of a folder's weights, configuration and tokenizer. Raises UserError."""
+    from transformers.utils import cached_file, extract_commit_hash
+
+    folder = Path(name)
+    if folder.is_dir():
+        texts = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".jinja", ".model", ".txt"))
+        return digest([weights_digest(folder), [[path.name, file_digest(path)] for path in texts]])
+    cut_off()
+    try:
+        return str(extract_commit_hash(str(cached_file(name, "config.json")), None))
+    except (OSError, ValueError) as error:
+        raise _unloadable(name, error) from error
+
+
+def _unloadable(name: str, error: Exception) -> UserError:
+    return UserError(f"the judging model {name!r} cannot be loaded ({' '.join(str(error).split())[:200]})")
 
 
 def load_judge(
@@ -123,20 +144,19 @@ def load_judge(
         torch.cuda.empty_cache()
     say(f"judge: loading {name} in {settings.local_dtype} on {device}")
     disable_progress_bar()
-    if not Path(name).is_dir():
-        cut_off()
+    commit = None if Path(name).is_dir() else judge_version(name)
     try:
         # Said outright: left unsaid, transformers asks on a terminal whether the repository's code may run.
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=commit, trust_remote_code=False)
         model: Any = AutoModelForCausalLM.from_pretrained(
             name,
+            revision=commit,
             dtype=getattr(torch, settings.local_dtype),
             trust_remote_code=False,
             **({"device_map": "auto"} if spread else {}),
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"the judging model {name!r} cannot be loaded ({reason})") from error
+        raise _unloadable(name, error) from error
     model.requires_grad_(False).eval()
     if not spread:
         model.to(device)

@@ -10,7 +10,7 @@ import pytest
 from refusal_lightning.errors import UserError
 from refusal_lightning.judges.config import JudgeConfig
 from refusal_lightning.judges.judge_file import judge_completions
-from refusal_lightning.judges.local import LocalModel
+from refusal_lightning.judges.local import LocalLoader, LocalModel
 
 ROWS: list[dict[str, Any]] = [
     {"category": "x", "prompt": "Name a colour.", "response": "I\u2019m sorry, no."},
@@ -46,7 +46,7 @@ def test_the_same_file_gives_the_same_bytes(tmp_path):
     outs = []
     for out in ("a.json", "b.json"):
         config = _config(tmp_path, out=str(tmp_path / out), judges=["substring", "harmbench"])
-        judge_completions(config, runner)
+        judge_completions(config, LocalLoader(runner, str))
         outs.append((tmp_path / out).read_bytes())
     assert outs[0] == outs[1]
 
@@ -62,7 +62,7 @@ def test_answers_can_be_shared_between_files(tmp_path):
         config = _config(
             tmp_path, out=str(tmp_path / out), judges=["harmbench"], answers=str(tmp_path / "shared.jsonl")
         )
-        judge_completions(config, lambda name: LocalModel(generate, str))
+        judge_completions(config, LocalLoader(lambda name: LocalModel(generate, str), str))
     assert len(asked) == 2
 
 
@@ -121,7 +121,9 @@ def test_an_unwritable_place_is_found_before_anything_is_asked(tmp_path):
         raise AssertionError("asked")
 
     with pytest.raises(UserError, match="out: cannot write"):
-        judge_completions(_config(tmp_path, out=str(tmp_path / "file" / "out.json"), judges=["harmbench"]), load)
+        judge_completions(
+            _config(tmp_path, out=str(tmp_path / "file" / "out.json"), judges=["harmbench"]), LocalLoader(load, str)
+        )
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 from refusal_lightning.errors import UserError
 from refusal_lightning.judges import JudgeSettings, judges_by_name
 from refusal_lightning.judges.answers import AnswerFile
-from refusal_lightning.judges.local import LocalModel, LocalSource
+from refusal_lightning.judges.local import LocalLoader, LocalModel, LocalSource
 
 LONG = "This answer has more than fifteen words, so that Llama Guard is asked about it as it should be."
 
@@ -25,7 +25,7 @@ class _Runner:
 
 def test_harmbench_and_llama_guard_through_a_given_model():
     runner = _Runner(lambda prompt: ("Yes" if "[INST]" in prompt else "unsafe") if "crimson" in prompt else "?")
-    judges = judges_by_name(["harmbench", "llama_guard_local"], JudgeSettings(), runner)
+    judges = judges_by_name(["harmbench", "llama_guard_local"], JudgeSettings(), LocalLoader(runner, str))
     assert runner.loaded == [], "no model is loaded before there is a question"
     pairs = [("crimson", LONG), ("blue", LONG)]
     answers: dict[str, str] = {}
@@ -44,10 +44,20 @@ def test_harmbench_and_llama_guard_through_a_given_model():
 
 def test_paper_mode_defaults_are_counted():
     runner = _Runner(lambda prompt: "perhaps")
-    (judge,) = judges_by_name(["harmbench"], JudgeSettings(paper=True), runner).values()
+    (judge,) = judges_by_name(["harmbench"], JudgeSettings(paper=True), LocalLoader(runner, str)).values()
     (verdict,) = judge([("a", "b")], {})
     assert verdict.complied is False
     assert verdict.note and "counted as no" in verdict.note
+
+
+def test_other_weights_under_a_name_are_asked_anew(tmp_path):
+    runner, version = _Runner(lambda prompt: "yes"), ["first"]
+    loader = LocalLoader(runner, lambda name: version[-1])
+    (judge,) = judges_by_name(["harmbench"], JudgeSettings(), loader).values()
+    for asked in (1, 1, 2):
+        judge([("a", "b")], AnswerFile(tmp_path / "answers.jsonl"))
+        assert len(runner.calls) == asked
+        version += ["first"] if len(version) == 1 else ["second"]
 
 
 def test_a_failed_run_keeps_the_pieces_that_were_done(tmp_path):
@@ -57,14 +67,14 @@ def test_a_failed_run_keeps_the_pieces_that_were_done(tmp_path):
         return f"to {prompt}"
 
     mended, runner = False, _Runner(answer)
-    source, path = LocalSource(runner, "m", 5, "float32", at_once=2), tmp_path / "answers.jsonl"
+    source, path = LocalSource(LocalLoader(runner, str), "m", 5, "float32", at_once=2), tmp_path / "answers.jsonl"
     with pytest.raises(RuntimeError):
         source.ask({f"k{i}": f"p{i}" for i in range(6)}, AnswerFile(path))
     assert dict(AnswerFile(path)) == {f"k{i}": f"to p{i}" for i in range(4)}
 
 
 def test_a_model_must_answer_every_prompt():
-    source = LocalSource(lambda name: LocalModel(lambda prompts, n: ["x"], str), "m", 5, "float32")
+    source = LocalSource(LocalLoader(lambda name: LocalModel(lambda prompts, n: ["x"], str), str), "m", 5, "float32")
     with pytest.raises(ValueError):
         source.ask({"a": "p", "b": "q"}, {})
 

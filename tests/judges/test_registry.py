@@ -6,7 +6,7 @@ import pytest
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.judges import JUDGES, JudgeSettings, judges_by_name
-from refusal_lightning.judges.local import LocalModel
+from refusal_lightning.judges.local import LocalLoader, LocalModel
 
 KEYS = {"TOGETHER_API_KEY": "key-of-together", "OPENAI_API_KEY": "key-of-openai"}
 
@@ -20,7 +20,9 @@ def no_keys(monkeypatch):
 def test_every_judge_has_its_own_name(monkeypatch):
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
-    judges = judges_by_name(list(JUDGES), JudgeSettings(), lambda name: LocalModel(lambda p, n: p, str))
+    judges = judges_by_name(
+        list(JUDGES), JudgeSettings(), LocalLoader(lambda name: LocalModel(lambda p, n: p, str), str)
+    )
     assert list(judges) == ["substring_matching", "llamaguard2", "llamaguard2_local", "harmbench", "strongreject"]
     assert {judge.measures for judge in judges.values()} == {"refusal", "harm"}
     assert all(value not in repr(judges) for value in KEYS.values())
