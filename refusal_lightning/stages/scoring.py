@@ -30,10 +30,10 @@ from refusal_lightning.directions.staging import (
 from refusal_lightning.directions.uncertainty import PromptScores
 from refusal_lightning.models import ChatModel
 from refusal_lightning.stages.company import wait_for_all
-from refusal_lightning.stages.console import say
+from refusal_lightning.stages.console import is_main_process, say
+from refusal_lightning.stages.kept_results import KeptResults
 from refusal_lightning.stages.prompts import PromptSet
 from refusal_lightning.stages.stored_logits import StoredLogits
-from refusal_lightning.store import ActivationStore
 from refusal_lightning.writers.journal import Journal
 
 Bounds = tuple[np.ndarray, np.ndarray]
@@ -59,27 +59,28 @@ class ScoreTable:
     """Scores of candidates for every prompt: ``values[kind]`` is ``[position, layer, prompt]``, float64.
 
     ``seen[kind]`` marks what has been computed (a computed score may be NaN); a candidate that was proven out has some
-    prompts only. Lives in the store as one result; a journal holds what an interrupted run had computed beyond that.
+    prompts only. Lives in the store as one result (see ``KeptResults``); a journal holds what an interrupted run had
+    computed beyond that.
     """
 
     def __init__(
         self,
-        store: ActivationStore,
+        results: KeptResults,
         key: str,
         journal: Journal,
         shape: tuple[int, int],
         bounds: dict[ScoreKind, Bounds],
     ) -> None:
         """``bounds[kind]`` are the least and the largest value that each prompt's score can have."""
-        self._store, self._key, self.journal, self.bounds = store, key, journal, bounds
+        self.results, self._key, self.journal, self.bounds = results, key, journal, bounds
         n_prompts = {kind: len(low) for kind, (low, _) in bounds.items()}
         self.values: dict[ScoreKind, np.ndarray] = {kind: np.full((*shape, n_prompts[kind]), np.nan) for kind in STAGES}
         self.seen: dict[ScoreKind, np.ndarray] = {kind: np.zeros((*shape, n_prompts[kind]), bool) for kind in STAGES}
-        stored = store.load_result(key)
-        if stored is not None:
-            arrays, _ = stored
+        for arrays, _ in results.found(key):
             for kind in STAGES:
-                self.values[kind], self.seen[kind] = arrays[kind], arrays[f"{kind}_seen"].astype(bool)
+                there = arrays[f"{kind}_seen"].astype(bool)
+                np.copyto(self.values[kind], arrays[kind], where=there)
+                self.seen[kind] |= there
         self.read_journal()
 
     def read_journal(self) -> None:
@@ -90,10 +91,10 @@ class ScoreTable:
                 values[prompts], seen[prompts] = scores, True
 
     def save(self, depends_on: dict[str, Any]) -> None:
-        """Keep everything in the store and drop the journal."""
+        """Keep everything and drop the journal."""
         arrays: dict[str, np.ndarray] = {kind: self.values[kind] for kind in STAGES}
         arrays.update({f"{kind}_seen": self.seen[kind] for kind in STAGES})
-        self._store.save_result(self._key, arrays, depends_on)
+        self.results.save(self._key, arrays, depends_on)
         self.journal.remove()
 
     @property
@@ -272,6 +273,8 @@ def compute_scores(
     while (work := upcoming()) is not None:
         from refusal_lightning.modules.scores import ScoreModule  # Lightning takes seconds to import
 
+        if is_main_process():
+            table.results.find_place()
         count = sum(len(task.places) for task in work.tasks)
         say(f"select: {work.kind} scores of {count} candidates")
         module = ScoreModule(

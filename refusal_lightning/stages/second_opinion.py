@@ -18,6 +18,7 @@ from refusal_lightning.models import ChatModel
 from refusal_lightning.stages.company import wait_for_all
 from refusal_lightning.stages.console import is_main_process, say
 from refusal_lightning.stages.files import digest
+from refusal_lightning.stages.kept_results import KeptResults
 from refusal_lightning.stages.prompts import PromptSet
 from refusal_lightning.store import ActivationStore
 from refusal_lightning.writers.journal import Journal
@@ -63,7 +64,7 @@ def cosmic_opinion(
 def answer_kl_opinion(
     chat: ChatModel,
     trainer: TrainerConfig,
-    store: ActivationStore,
+    results: KeptResults,
     journal_folder: Path,
     harmless: PromptSet,
     directions: Float[np.ndarray, "position layer d_model"],
@@ -73,17 +74,18 @@ def answer_kl_opinion(
 ) -> dict[Place, Float[np.ndarray, " prompt"]]:
     """KL under ablation over the first tokens of the baseline's own answers, per candidate and prompt.
 
-    What the store or the journal holds is not computed again. Complete on the first process only.
+    What is kept or in the journal is not computed again. Complete on the first process only.
     """
     key = f"answer-kl-{journal_folder.name}"
-    stored = store.load_result(key)
     known: dict[Place, np.ndarray] = {}
-    if stored is not None:
-        known = {(int(p), int(la)): row for (p, la), row in zip(stored[0]["places"], stored[0]["kl"], strict=True)}
+    for arrays, _ in results.found(key):
+        known |= {(int(p), int(la)): row for (p, la), row in zip(arrays["places"], arrays["kl"], strict=True)}
     journal = Journal(journal_folder)
     known |= {tuple(record["place"]): np.array(record["kl"]) for record in journal}
     pending = [place for place in places if place not in known]
     if pending:
+        if is_main_process():
+            results.find_place()
         say(f"select: KL over {n_tokens} answer tokens of {len(pending)} candidates")
         _predict(chat, trainer, journal, harmless, directions, pending, n_tokens, batch_size)
     wait_for_all()  # nobody removes the journal before everybody has read it
@@ -92,7 +94,7 @@ def answer_kl_opinion(
     if pending or any(True for _ in journal):
         known |= {tuple(record["place"]): np.array(record["kl"]) for record in journal}
         arrays = {"places": np.array(list(known), dtype=np.int64), "kl": np.stack(list(known.values()))}
-        store.save_result(key, arrays, {"n_tokens": n_tokens, "harmless": digest(harmless.hashes)})
+        results.save(key, arrays, {"n_tokens": n_tokens, "harmless": digest(harmless.hashes)})
         journal.remove()
     return {place: known[place] for place in places}
 

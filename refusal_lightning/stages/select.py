@@ -32,6 +32,7 @@ from refusal_lightning.models import ChatModel
 from refusal_lightning.stages.company import agree, in_company, require_shared, wait_for_all
 from refusal_lightning.stages.console import is_main_process, say
 from refusal_lightning.stages.files import digest
+from refusal_lightning.stages.kept_results import KeptResults
 from refusal_lightning.stages.made_from import working
 from refusal_lightning.stages.model import open_model
 from refusal_lightning.stages.prompts import Filtered, PromptSet, categories_of, drawn_sets
@@ -80,10 +81,10 @@ def select(
     agree({"model": digest(chat.identity), "prompts": digest([s.hashes for s in sets.values()])})
     run = RunFolder(runs.root, chat.alias)
     run.prepare()
-    require_shared(store.root, "store.root")
     require_shared(run.path, "runs.root")
     require_candidates(chat, cache)
     opened = open_complete(chat, store, cache, [h for s in sets.values() for h in s.hashes])
+    agree({"store": digest(opened.manifest)})  # nothing is written to find that out: it may be one to be read only
     with working(run, "select", chat.identity, model.name, replace=runs.replace):
         refusal_tokens = settle_refusal_tokens(chat, opened, sets["harmful_train"], sets["harmless_train"])
         kept = filter_prompts(opened, chat, sets, select)
@@ -136,7 +137,9 @@ def _select_one(estimator: str, run: RunFolder, inputs: Inputs) -> None:
     key = f"scores-{digest([chat.identity, depends_on])}"
     harmless_logits = StoredLogits(store, harmless.hashes)
     bounds = score_bounds(len(harmful), harmless_logits)
-    table = ScoreTable(store, key, Journal(run.journal("scores", key)), directions.shape[:2], bounds)
+    results = KeptResults(store, run.path / ".results")
+    table = ScoreTable(results, key, Journal(run.journal("scores", key)), directions.shape[:2], bounds)
+    agree({"scores at hand": {kind: int(seen.sum()) for kind, seen in table.seen.items()}})
     compute = partial(
         compute_scores,
         table,
@@ -156,7 +159,7 @@ def _select_one(estimator: str, run: RunFolder, inputs: Inputs) -> None:
         answer_kl = answer_kl_opinion(
             chat,
             inputs.trainer,
-            store,
+            results,
             run.journal("answer-kl", digest([key, config.answer_kl_tokens])),
             harmless,
             directions,
@@ -181,7 +184,7 @@ def _score_and_choose(
         require_direction(place, norms)
         needed = partial(work_by_hand, table, place) if config.mode == "staged" else needed
     if not compute(upcoming=needed):
-        say(f"select: nothing to compute, all scores are in {table.url}")
+        say(f"select: nothing to compute, all scores are there")
     if place is not None:
         return choose_by_hand(place, table.means(), thresholds, norms, _reasons(table, thresholds, norms))
     selection = _choice(config.mode, table, thresholds, norms)

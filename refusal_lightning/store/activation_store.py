@@ -396,6 +396,10 @@ class ActivationStore:
         """(arrays, attrs) as they were saved, bit for bit; None if there is none. Raises StoreError on damage."""
         return results.load(self._objects, key)
 
+    def why_not_writable(self) -> str | None:
+        """Why no result can be saved here, in words; None if one can. Writes a small object and deletes it."""
+        return results.why_not_writable(self._objects)
+
     def results(self) -> list[str]:
         """Names of the derived results."""
         return results.listed(self._objects)

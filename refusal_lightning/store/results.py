@@ -79,6 +79,17 @@ def saved(objects: Objects, key: str) -> float:
     return -1.0 if marker is None else float(marker.get("saved", 0.0))
 
 
+def why_not_writable(objects: Objects) -> str | None:
+    """Why nothing can be saved, in words; None if something can. Writes a small object and deletes it."""
+    probe = f"{FOLDER}/.probe-{uuid.uuid4().hex}"
+    try:
+        objects.write(probe, [[b"-"]])
+        objects.delete(probe)
+    except (UserError, StoreError) as error:
+        return str(error)
+    return None
+
+
 def listed(objects: Objects) -> list[str]:
     """Names of all results."""
     return [name for name in sorted(objects.folders(FOLDER)) if _version(objects, name)]

@@ -1,0 +1,73 @@
+"""A store of others, which one may only read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refusal_lightning.cli import main
+from refusal_lightning.errors import UserError
+from refusal_lightning.store.objects import LocalObjects
+from runs import write_config, write_data
+
+
+@pytest.fixture
+def run(tiny_llama_folder, tmp_path) -> Callable[..., int]:
+    """``run(stage, *options)`` with a store that is filled, and a first `select` of the staged kind."""
+    data, quick = write_data(tmp_path / "data"), {"analyses": ["projection"]}
+    config = write_config(tmp_path, tiny_llama_folder, data, select={"mode": "staged", "answer_kl_tokens": 2}, analyze=quick)
+    assert main(["cache", "--config", config]) == main(["select", "--config", config]) == 0
+    return lambda stage, *options: main([stage, "--config", config, *options])
+
+
+def denied(monkeypatch: pytest.MonkeyPatch, store: Path, error: Callable[[], Exception]) -> None:
+    """Whatever is written in the store raises (permissions would not hold back root)."""
+    for name in ("write", "create", "delete", "delete_folder"):
+        plain = getattr(LocalObjects, name)
+
+        def refuse(self: LocalObjects, key: str, *rest: Any, plain: Any = plain) -> Any:
+            if self.root.is_relative_to(store):
+                raise error()
+            return plain(self, key, *rest)
+
+        monkeypatch.setattr(LocalObjects, name, refuse)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_is_computed_already_needs_no_writing(run, tmp_path, monkeypatch):
+    before = files(tmp_path / "store")
+    denied(monkeypatch, tmp_path / "store", lambda: AssertionError("written to"))
+    for stage in ("cache", "select", "analyze"):
+        assert run(stage) == 0
+    assert run("select", "--select.mode", "staged", "--select.kl_threshold", "1") == 0
+    assert files(tmp_path / "store") == before
+
+
+def test_new_scores_go_into_the_runs_folder(run, tmp_path, monkeypatch, capsys):
+    """Exhaustive scores beside the owner's staged ones, which are taken as they are; found again by the next."""
+    shutil.copytree(tmp_path / "store", tmp_path / "own")
+    before = files(tmp_path / "store")
+    denied(monkeypatch, tmp_path / "store", lambda: UserError("store s cannot be written (Permission denied)"))
+    capsys.readouterr()
+    assert run("select", "--select.mode", "exhaustive") == 0
+    said = capsys.readouterr().out
+    where, work = said.index("cannot be written, so what is computed is kept in"), said.index("induce scores of")
+    assert where < work and said.count("so what is computed") == 1  # before the work
+    assert files(tmp_path / "store") == before
+    (evaluations,) = (tmp_path / "runs").rglob("direction_evaluations.json")
+    theirs = json.loads(evaluations.read_text())
+    assert run("select", "--select.mode", "exhaustive") == 0
+    said = capsys.readouterr().out
+    assert "nothing to compute" in said and "scores of" not in said and "kept in" not in said
+    assert json.loads(evaluations.read_text()) == theirs
+    shutil.rmtree(tmp_path / "runs")
+    assert run("select", "--select.mode", "exhaustive", "--store.root", str(tmp_path / "own")) == 0
+    assert json.loads(evaluations.read_text()) == theirs
