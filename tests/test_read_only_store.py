@@ -20,7 +20,9 @@ from runs import write_config, write_data
 def run(tiny_llama_folder, tmp_path) -> Callable[..., int]:
     """``run(stage, *options)`` with a store that is filled, and a first `select` of the staged kind."""
     data, quick = write_data(tmp_path / "data"), {"analyses": ["projection"]}
-    config = write_config(tmp_path, tiny_llama_folder, data, select={"mode": "staged", "answer_kl_tokens": 2}, analyze=quick)
+    config = write_config(
+        tmp_path, tiny_llama_folder, data, select={"mode": "staged", "answer_kl_tokens": 2}, analyze=quick
+    )
     assert main(["cache", "--config", config]) == main(["select", "--config", config]) == 0
     return lambda stage, *options: main([stage, "--config", config, *options])
 
