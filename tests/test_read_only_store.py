@@ -19,9 +19,10 @@ from runs import write_config, write_data
 @pytest.fixture
 def run(tiny_llama_folder, tmp_path) -> Callable[..., int]:
     """``run(stage, *options)`` with a store that is filled, and a first `select` of the staged kind."""
-    data, quick = write_data(tmp_path / "data"), {"analyses": ["projection"]}
+    data, quick = write_data(tmp_path / "data", 6, 3), {"analyses": ["projection"]}
+    sizes = {"n_train": 6, "n_val": 3}
     config = write_config(
-        tmp_path, tiny_llama_folder, data, select={"mode": "staged", "answer_kl_tokens": 2}, analyze=quick
+        tmp_path, tiny_llama_folder, data, select={"mode": "staged", "answer_kl_tokens": 2}, data=sizes, analyze=quick
     )
     assert main(["cache", "--config", config]) == main(["select", "--config", config]) == 0
     return lambda stage, *options: main([stage, "--config", config, *options])
@@ -44,19 +45,16 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_what_is_computed_already_needs_no_writing(run, tmp_path, monkeypatch):
-    before = files(tmp_path / "store")
-    denied(monkeypatch, tmp_path / "store", lambda: AssertionError("written to"))
-    for stage in ("cache", "select", "analyze"):
-        assert run(stage) == 0
-    assert run("select", "--select.mode", "staged", "--select.kl_threshold", "1") == 0
-    assert files(tmp_path / "store") == before
-
-
-def test_new_scores_go_into_the_runs_folder(run, tmp_path, monkeypatch, capsys):
+def test_all_that_adds_nothing_works_and_new_scores_go_into_the_runs_folder(run, tmp_path, monkeypatch, capsys):
     """Exhaustive scores beside the owner's staged ones, which are taken as they are; found again by the next."""
-    shutil.copytree(tmp_path / "store", tmp_path / "own")
     before = files(tmp_path / "store")
+    with monkeypatch.context() as patch:
+        denied(patch, tmp_path / "store", lambda: AssertionError("written to"))
+        for stage in ("cache", "select", "analyze"):
+            assert run(stage) == 0
+        assert run("select", "--select.kl_threshold", "1") == 0
+    assert files(tmp_path / "store") == before
+    shutil.copytree(tmp_path / "store", tmp_path / "own")
     denied(monkeypatch, tmp_path / "store", lambda: UserError("store s cannot be written (Permission denied)"))
     capsys.readouterr()
     assert run("select", "--select.mode", "exhaustive") == 0
