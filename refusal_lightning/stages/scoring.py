@@ -98,11 +98,6 @@ class ScoreTable:
         self.journal.remove()
 
     @property
-    def url(self) -> str:
-        """The store that the scores are kept in."""
-        return self._store.url
-
-    @property
     def done(self) -> dict[ScoreKind, np.ndarray]:
         """Which candidates have a score of every prompt."""
         return {kind: np.asarray(self.seen[kind].all(axis=-1)) for kind in STAGES}

@@ -184,7 +184,7 @@ def _score_and_choose(
         require_direction(place, norms)
         needed = partial(work_by_hand, table, place) if config.mode == "staged" else needed
     if not compute(upcoming=needed):
-        say(f"select: nothing to compute, all scores are there")
+        say("select: nothing to compute, all scores are there")
     if place is not None:
         return choose_by_hand(place, table.means(), thresholds, norms, _reasons(table, thresholds, norms))
     selection = _choice(config.mode, table, thresholds, norms)
