@@ -78,7 +78,7 @@ def test_templated_question_is_one_user_message(monkeypatch):
             assert tokenize is False
             return "|".join(f"{m['role']}:{m['content']}" for m in messages)
 
-    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda name: Tokenizer())
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda name, **_: Tokenizer())
     question = module.templated("some/guard")
     assert question("hi", "there") == [{"role": "user", "content": "user:hi|assistant:there"}]
 
