@@ -62,7 +62,7 @@ def test_all_that_adds_nothing_works_and_new_scores_go_into_the_runs_folder(run,
     where, work = said.index("cannot be written, so what is computed is kept in"), said.index("induce scores of")
     assert where < work and said.count("so what is computed") == 1  # before the work
     assert files(tmp_path / "store") == before
-    (evaluations,) = (tmp_path / "runs").rglob("direction_evaluations.json")
+    evaluations = tmp_path / "runs" / "tiny" / "select_direction" / "direction_evaluations.json"
     theirs = json.loads(evaluations.read_text())
     assert run("select", "--select.mode", "exhaustive") == 0
     said = capsys.readouterr().out
