@@ -323,3 +323,12 @@ def test_a_staged_table_chosen_from_under_looser_thresholds(tmp_path, finished, 
     shutil.copy(table, alone)
     assert main([*arguments, str(alone), "--select.kl_threshold", "1000"]) == 0
     assert "warning: " in capsys.readouterr().out
+
+
+def test_a_plot_put_there_by_hand_is_not_in_the_report(run):
+    plot = run.path / "select_direction" / "kl_div_scores.png"
+    before = (run.path / "report.html").read_text()
+    plot.write_bytes(plot.read_bytes() + b"by hand")
+    run("evaluate")
+    after = (run.path / "report.html").read_text()
+    assert before.count("<figure>") == 3 and after.count("<figure>") == 2

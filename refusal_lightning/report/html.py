@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from pathlib import Path
 
@@ -91,7 +92,7 @@ def render_report(summary: Summary, folder: Path) -> str:
     plots = [
         {"about": about, "data": base64.b64encode(path.read_bytes()).decode()}
         for name, about in _PLOTS.items()
-        if (path := folder / "select_direction" / f"{name}.png").is_file()
+        if _is_bound(summary, folder, path := folder / "select_direction" / f"{name}.png")
     ]
     report = folder / "select_direction" / "filter_report.txt"
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -102,8 +103,17 @@ def render_report(summary: Summary, folder: Path) -> str:
         names=INTERVENTIONS,
         points=_points,
         plots=plots,
-        filter_report=report.read_text(encoding="utf-8") if report.is_file() else "",
+        filter_report=report.read_text(encoding="utf-8") if _is_bound(summary, folder, report) else "",
         record=json.dumps(
             {k: v for k, v in summary.record.items() if k not in ("timings", "files")}, indent=2, ensure_ascii=False
         ),
     )
+
+
+def _is_bound(summary: Summary, folder: Path, path: Path) -> bool:
+    """Whether a file is there, and the one that the run's record tells of (in runs of earlier versions, it tells of
+    none)."""
+    about = summary.record.get("files", {}).get(path.relative_to(folder).as_posix(), {})
+    if not path.is_file():
+        return False
+    return about.get("sha256") in (None, hashlib.sha256(path.read_bytes()).hexdigest())

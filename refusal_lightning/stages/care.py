@@ -98,4 +98,6 @@ def store_export(
         dataset=dataset,
         storage_options=options,
     )
-    print(f"{count} prompts written to {out}")
+    named = [value for value in (label, split, dataset) if value is not None]
+    known = f" that were first cached as {', '.join(named)}" if named else ""
+    print(f"{count} prompts{known} written to {out}")

@@ -16,6 +16,7 @@ from typing import Any
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.models.fingerprint import file_digest
+from refusal_lightning.stages.company import wait_for_all
 from refusal_lightning.stages.console import is_main_process, say
 from refusal_lightning.stages.files import digest, plain, write_json
 from refusal_lightning.stages.runs import RunFolder
@@ -63,15 +64,18 @@ def working(
 ) -> Iterator[None]:
     """While a stage works in a run's folder: it is this model's (see ``claim``), and no other job's.
 
-    ``direction`` is the digest of the one that was read from it before. The first process of a run sees to it for all.
+    ``direction`` is the digest of the one that was read from it before. The first process of a run sees to it for all,
+    and none begins before.
     """
     if not is_main_process():
+        wait_for_all()
         yield
         return
     with run.working(stage, SHUTS_OUT[stage]):
         claim(run, identity, name, replace)
         if direction is not None:
             run.require_direction(direction)
+        wait_for_all()
         yield
 
 

@@ -103,7 +103,10 @@ class RunFolder:
         """While a stage works here: a second job of it, or of a stage that it shuts out, is told so by a UserError."""
         with held(self.path, stage, shuts_out) as check:
             self._check_held = check
-            yield
+            try:
+                yield
+            finally:
+                self._check_held = lambda: None
 
     def read_record(self) -> dict[str, Any]:
         """run.json as it is; empty when there is none. Raises UserError where it cannot be read: it is never replaced
