@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_exactness import _orthogonalise as orthogonalise
+from tiny_models import save_tiny_model
 from transformers import AutoModelForCausalLM
 
 from refusal_lightning.cli import main
@@ -65,7 +66,7 @@ def loglikelihoods(chat: ChatModel, intervention, monkeypatch) -> list[float]:
     monkeypatch.setattr(HFLM, "_loglikelihood_tokens", listen)
     manager = TaskManager(include_path="tasks", include_defaults=False)
     config = CapabilityConfig(tasks=["own_task"])
-    run_tasks(chat.decoder("cpu"), chat.tokenizer, intervention, config, manager)
+    run_tasks(chat.decoder("cpu"), chat, intervention, config, manager)
     monkeypatch.undo()
     return told
 
@@ -100,6 +101,51 @@ def test_loglikelihoods_under_interventions(tiny_llama_folder, tasks, tmp_path, 
     assert sorted(ablated) == pytest.approx(sorted(plainly(edited, chat.tokenizer)), abs=1e-3)
     assert max(abs(a - b) for a, b in zip(sorted(ablated), sorted(told), strict=True)) > 0.01
     assert hooks == sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+@pytest.mark.parametrize("kind", ["sdpa", "bridge"])
+def test_generation_settings_are_the_runs_own(tmp_path, monkeypatch, kind):
+    """Of the checkpoint's settings none, and all stop tokens, whichever model decodes."""
+    folder = save_tiny_model("llama", tmp_path / "model")
+    settings = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps({**settings, "repetition_penalty": 1.3}))
+    chat = load_chat_model(str(folder), refusal_tokens=["I"], device_map={"": "cpu"} if kind == "bridge" else None)
+    decoder = chat.decoder("cpu")
+    before = decoder.model.generation_config
+    seen = []
+
+    def evaluate(model, **_) -> dict:
+        seen.append(model.model.generation_config)
+        return {"results": {}, "n-samples": {}, "versions": {}, "n-shot": {}}
+
+    monkeypatch.setattr("lm_eval.simple_evaluate", evaluate)
+    made = run_tasks(decoder, chat, BASELINE, CapabilityConfig(tasks=["own_task"]), None)
+    assert made["decoder"] == kind
+    assert (seen[0].eos_token_id, seen[0].repetition_penalty, seen[0].do_sample) == (chat.stop_ids, None, False)
+    assert decoder.model.generation_config is before
+
+
+def test_a_planted_fault_ends_the_stage(tiny_llama_folder, tmp_path, capsys, monkeypatch):
+    """A decoding step that attends to padding: the harness is never asked."""
+    from refusal_lightning.doctor import decoding
+    from refusal_lightning.stages import capability
+
+    whole = decoding.decode_batch
+
+    def unmasked(model, ids, mask, *more):
+        return whole(model, ids, torch.ones_like(mask), *more)
+
+    data = write_data(tmp_path / "data", 6, 2)
+    config = write_config(
+        tmp_path, tiny_llama_folder, data, data={"n_train": 5, "n_val": 2}, capability={"tasks": ["own_task"]}
+    )
+    for stage in ("cache", "select"):
+        assert main([stage, "--config", config]) == 0
+    monkeypatch.setattr(capability, "_task_manager", lambda _: None)
+    monkeypatch.setattr(capability, "run_tasks", lambda *_: pytest.fail("the tasks were run"))
+    monkeypatch.setattr(decoding, "decode_batch", unmasked)
+    assert main(["capability", "--config", config]) == 2
+    assert "proved wrong on tiny before its work: harness decoding, " in capsys.readouterr().err
 
 
 def test_the_stage(tiny_llama_folder, tasks, tmp_path, capsys, monkeypatch):
@@ -181,7 +227,7 @@ def test_task_files_are_data(line, tiny_llama_folder, tasks, tmp_path, monkeypat
     with pytest.raises(UserError):
         manager = _task_manager(config)
         chat = load_chat_model(str(tiny_llama_folder), refusal_tokens=["I"])
-        run_tasks(chat.decoder("cpu"), chat.tokenizer, BASELINE, config, manager)
+        run_tasks(chat.decoder("cpu"), chat, BASELINE, config, manager)
     assert not (tmp_path / "ran").exists()
 
 

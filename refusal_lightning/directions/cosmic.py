@@ -15,8 +15,9 @@ for lying close to the difference of means in the chosen layers at the last posi
 opinion and no substitute for intervening. Layers are read at ``resid_pre``, so the output of the last block
 is not among them (COSMIC reads block outputs, the last one after the final norm), and layer 0 is left out, as
 both classes agree there. COSMIC's rule on position -1 (skip layers later than other positions' median best)
-is left out; its KL and last-layer filters are the caller's, through ``allowed``. With activations captured
-under real interventions, ``inversion_cosine`` gives COSMIC's own two terms.
+is left out; its KL and last-layer filters are the caller's, through ``allowed``. COSMIC ranks its layers on
+the training prompts; ``select`` gives the validation prompts for that as for the rest. With activations
+captured under real interventions, ``inversion_cosine`` gives COSMIC's own two terms.
 """
 
 from __future__ import annotations

@@ -8,12 +8,14 @@ from refusal_lightning.doctor.ablation import check_ablation
 from refusal_lightning.doctor.batch import check_batch
 from refusal_lightning.doctor.beginning import check_beginning
 from refusal_lightning.doctor.continuation import check_continuation
+from refusal_lightning.doctor.decoding import check_bridge_decoding, check_decoding, check_harness_decoding
 from refusal_lightning.doctor.eoi import check_eoi
 from refusal_lightning.doctor.finding import Finding, Verdict
 from refusal_lightning.doctor.hooks import check_hooks
 from refusal_lightning.doctor.material import Material
 from refusal_lightning.doctor.padding import check_padding
 from refusal_lightning.doctor.refusal import check_refusal
+from refusal_lightning.doctor.scoring import check_scores
 from refusal_lightning.doctor.stops import check_stops
 from refusal_lightning.doctor.template import check_template
 from refusal_lightning.doctor.thinking import check_thinking
@@ -40,6 +42,10 @@ MODEL_CHECKS: dict[str, Check] = {
     **ROUNDING_CHECKS,
     "writes": check_writes,
     "ablation": check_ablation,
+    "scores": check_scores,
+    "decoding": check_decoding,
+    "answer tokens": check_bridge_decoding,
+    "harness decoding": check_harness_decoding,
     "thinking": check_thinking,
     "refusal tokens": check_refusal,
     "hooks": check_hooks,

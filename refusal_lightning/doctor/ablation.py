@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from refusal_lightning.doctor.bounds import projection_bound
+from refusal_lightning.doctor.bounds import projection_bound, projection_floor
 from refusal_lightning.doctor.finding import Finding
 from refusal_lightning.doctor.material import Material
-from refusal_lightning.interventions import BASELINE, Intervention, ablation, capture_residuals, intervene
+from refusal_lightning.interventions import Intervention, ablation, capture_residuals, intervene
 from refusal_lightning.models.tokens import left_pad
 
 _POINTS = ("resid_pre", "resid_mid", "resid_post")
@@ -21,13 +21,12 @@ def check_ablation(material: Material) -> Finding:
 
     The direction is the mean difference of the prompts at the last position, in the middle of the model.
     """
-    layer = material.chat.n_layers // 2
-    ends = torch.stack([reading.resid_pre[layer, -1].double() for reading in material.alone])
-    split = len(material.harmful)
-    direction = ends[:split].mean(0) - ends[split:].mean(0)
-    before = _projection(material, direction, BASELINE)
+    direction = material.direction
+    before = _before(material, direction)
     figure = _projection(material, direction, ablation(direction))
-    bound = projection_bound(material.dtype, material.chat.n_layers)
+    # Half precision's bound may be as large as what there was: less than half of it must be left all the same.
+    seen = projection_floor(material.dtype)
+    bound = min(projection_bound(material.dtype, material.chat.n_layers), max(seen, before / 2))
     advice = ""
     if not figure <= bound:
         advice = (
@@ -35,7 +34,7 @@ def check_ablation(material: Material) -> Finding:
             "writes to the stream unseen. Figures under ablation would be wrong; use another version of "
             "TransformerLens or another model, and report it with the architecture"
         )
-    elif before <= bound:
+    elif before <= seen:
         advice = "the direction was not in the stream to begin with, so this says nothing; give more prompts"
     return Finding(
         "ablation",
@@ -47,6 +46,13 @@ def check_ablation(material: Material) -> Finding:
     )
 
 
+def _before(material: Material, direction: Float[Tensor, " d_model"]) -> float:
+    """The same for the prompts as they are, from what is known of them: block inputs at the eoi positions."""
+    streams = torch.stack([reading.resid_pre for reading in material.alone]).double()
+    along = (streams @ (direction / direction.norm())).abs()
+    return float((along.amax(1) / streams.norm(dim=-1).amax(1)).max())
+
+
 def _projection(material: Material, direction: Float[Tensor, " d_model"], intervention: Intervention) -> float:
     """The largest |x.r| under an intervention, relative to the largest norm of the stream at that token.
 
@@ -54,11 +60,11 @@ def _projection(material: Material, direction: Float[Tensor, " d_model"], interv
     rounding behind.
     """
     bridge, n_layers = material.bridge, material.chat.n_layers
-    unit = (direction / direction.norm()).to(material.device)
-    ids, mask = (t.to(material.device) for t in left_pad(material.prompts))
+    unit = direction / direction.norm()
+    ids, mask = (t.to(material.input_device) for t in left_pad(material.prompts))
 
     def along(x: Float[Tensor, "prompt token d_model"]) -> Float[Tensor, "2 prompt token"]:
-        wide = x.double()
+        wide = x.cpu().double()  # blocks may be on several devices, or on one without float64
         return torch.stack([(wide @ unit).abs(), wide.norm(dim=-1)])
 
     # Where attention and MLP run side by side there is no middle.
@@ -75,5 +81,5 @@ def _projection(material: Material, direction: Float[Tensor, " d_model"], interv
         bridge.hooks(fwd_hooks=last),
     ):
         bridge(ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
-    seen = torch.stack([*captured.values(), *final])[..., mask.bool()]
+    seen = torch.stack([*captured.values(), *final])[..., mask.bool().cpu()]
     return float((seen[:, 0].amax(0) / seen[:, 1].amax(0)).max())

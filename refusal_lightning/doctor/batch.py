@@ -6,13 +6,13 @@ from refusal_lightning.doctor.bounds import judge_prompts, pass_bound
 from refusal_lightning.doctor.finding import Finding
 from refusal_lightning.doctor.material import Material
 from refusal_lightning.doctor.padding import worst
-from refusal_lightning.doctor.readings import difference, read
+from refusal_lightning.doctor.readings import difference
 
 
 def check_batch(material: Material) -> Finding:
     """Every prompt alone, against itself in one left-padded batch of all."""
     chat = material.chat
-    together = read(material.bridge, material.prompts, chat.n_positions)
+    together = material.read(material.prompts)
     figures = [difference(one, alone) for one, alone in zip(together, material.alone, strict=True)]
     bound = pass_bound(material.dtype, chat.n_layers)
     verdict = judge_prompts(figures, bound, material.dtype)

@@ -8,7 +8,7 @@ bounds above what kernels for other shapes (which sum in another order) do, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -28,6 +28,11 @@ def projection_bound(dtype: torch.dtype, n_layers: int) -> float:
     return max(1e-5, torch.finfo(dtype).eps * math.sqrt(2 * n_layers))
 
 
+def projection_floor(dtype: torch.dtype) -> float:
+    """The same for a single rounding: below, a projection says nothing."""
+    return max(1e-5, torch.finfo(dtype).eps)
+
+
 def sum_bound(dtype: torch.dtype) -> float:
     """For one block's sum of three terms, relative to the largest of them: four roundings at most."""
     return max(1e-5, 4 * torch.finfo(dtype).eps)
@@ -45,3 +50,9 @@ def judge_prompts(figures: Sequence[float], bound: float, dtype: torch.dtype) ->
     broken = not all(math.isfinite(figure) for figure in figures)
     half = torch.finfo(dtype).bits == 16
     return "fail" if broken or not half or 2 * over > len(figures) else "warn"
+
+
+def judge_groups(groups: Iterable[Sequence[float]], bound: float, dtype: torch.dtype) -> Verdict:
+    """The worst verdict over groups of prompts: a fault of one kind of passes is no minority of all of them."""
+    verdicts = [judge_prompts(figures, bound, dtype) for figures in groups]
+    return "fail" if "fail" in verdicts else "warn" if "warn" in verdicts else "ok"

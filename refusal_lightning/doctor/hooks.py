@@ -28,7 +28,7 @@ def check_hooks(material: Material) -> Finding:
     before = _logits(material, prompt)
     vector = torch.ones(material.chat.d_model)
     middle = n_layers // 2
-    stream = torch.zeros(1, len(prompt), material.chat.d_model, dtype=material.dtype, device=material.device)
+    stream = torch.zeros(1, len(prompt), material.chat.d_model, dtype=material.dtype, device=material.input_device)
     for change in (ablation(vector), addition(vector, 0, 1.0)):
         _failing_pass(material, prompt, change)
     with skip_blocks(bridge, middle, stream):
@@ -56,6 +56,18 @@ def check_hooks(material: Material) -> Finding:
     )
 
 
+def check_none_left(material: Material) -> Finding:
+    """Hooks on the model, and blocks that are stepped over, while nothing asks for any."""
+    bridge = material.bridge
+    left = count_hooks(bridge) + sum("forward" in vars(block) for block in bridge.blocks)
+    advice = (
+        "something changes every figure of this model: a hook that was not taken off, or one of somebody else in this "
+        "process. Start the process again; where that does not help, report it"
+    )
+    compared = "hooks on the model, and blocks that are stepped over, after the passes of the other checks"
+    return Finding("no hook left", compared, float(left), 0.0, "fail" if left else "ok", advice if left else "")
+
+
 def count_hooks(bridge: Any) -> int:
     """Hooks on the model's hook points."""
     points = {id(point): point for point in bridge.hook_dict.values()}.values()  # a point may have several names
@@ -63,7 +75,7 @@ def count_hooks(bridge: Any) -> int:
 
 
 def _logits(material: Material, prompt: list[int]) -> Float[Tensor, " vocab"]:
-    ids, mask = (t.to(material.device) for t in left_pad([prompt]))
+    ids, mask = (t.to(material.input_device) for t in left_pad([prompt]))
     logits: Tensor = material.bridge(ids, attention_mask=mask, use_cache=False, logits_to_keep=1)[0, -1]
     return logits.float().cpu()
 
@@ -74,7 +86,7 @@ def _failing_pass(material: Material, prompt: list[int], change: Intervention) -
     def fail(activation: object, hook: object) -> None:
         raise _PlantedError
 
-    ids, mask = (t.to(material.device) for t in left_pad([prompt]))
+    ids, mask = (t.to(material.input_device) for t in left_pad([prompt]))
     last = material.chat.n_layers - 1
     ending = Intervention("error", lambda n_layers: [(f"blocks.{last}.hook_resid_post", fail)])  # type: ignore[list-item]
     try:

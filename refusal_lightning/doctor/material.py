@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from refusal_lightning.doctor.readings import Reading, read
+from refusal_lightning.interventions import Intervention, intervene
 from refusal_lightning.models import ChatModel
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
+
+    from refusal_lightning.models.hooked import HookedModel
 
 PROBES = ("What is the capital of France?", "Name three birds that live in a garden.", "Write a line about the sea")
 """Neutral instructions of this project, which may be shown, as no instruction of a dataset is."""
@@ -27,6 +32,10 @@ class Material:
     device: str | torch.device
     harmful: Sequence[list[int]] = field(repr=False)
     harmless: Sequence[list[int]] = field(repr=False)
+    others: Sequence[list[int]] = field(default=(), repr=False)
+    """Further prompts of the run: what shortcuts are exact is found once, for the longest of all."""
+    tell: Callable[[str], None] = lambda text: None
+    """Hears where the model is run the plain way."""
 
     @property
     def prompts(self) -> list[list[int]]:
@@ -43,10 +52,50 @@ class Material:
         return self.chat.bridge(self.device)
 
     @property
+    def decoder(self) -> HookedModel:
+        """The model that answers are decoded with; it is made at the first use."""
+        return self.chat.decoder(self.device)
+
+    @property
+    def input_device(self) -> torch.device:
+        """Where token ids go: the model may be spread over several devices."""
+        return self.chat.input_device(self.device)
+
+    @property
     def dtype(self) -> torch.dtype:
         return getattr(torch, self.chat.dtype)
 
     @cached_property
     def alone(self) -> list[Reading]:
         """What each prompt gives alone: what every other way to run it is compared with."""
-        return [read(self.bridge, [prompt], self.chat.n_positions)[0] for prompt in self.prompts]
+        return [self.read([prompt])[0] for prompt in self.prompts]
+
+    def read(self, prompts: Sequence[list[int]], pads: int = 0) -> list[Reading]:
+        """One pass over prompts, left-padded to the longest and by ``pads`` tokens more."""
+        return read(self.bridge, prompts, self.chat.n_positions, pads, self.input_device)
+
+    @property
+    def middle(self) -> int:
+        """The layer in the middle of the model."""
+        return self.chat.n_layers // 2
+
+    @cached_property
+    def direction(self) -> Float[Tensor, " d_model"]:
+        """The prompts' mean difference at the last position of the middle layer, float64 on the CPU.
+
+        Where the prompts do not differ, a direction of chance.
+        """
+        ends = torch.stack([reading.resid_pre[self.middle, -1].double() for reading in self.alone])
+        split = len(self.harmful)
+        if 0 < split < len(ends) and bool((difference := ends[:split].mean(0) - ends[split:].mean(0)).any()):
+            return difference
+        return torch.randn(self.chat.d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def plain_logits(
+        self, prompt: Sequence[int], intervention: Intervention, keep: int = 1
+    ) -> Float[Tensor, "token vocab"]:
+        """Logits at the last tokens of a whole prompt that is alone, under an intervention; float32 on the CPU."""
+        ids = torch.tensor([list(prompt)], device=self.input_device)
+        with intervene(self.bridge, intervention):
+            logits: Tensor = self.bridge(ids, attention_mask=torch.ones_like(ids), use_cache=False, logits_to_keep=keep)
+        return logits[0, -keep:].float().cpu()

@@ -5,12 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 
-def own_template_text(tokenizer: Any) -> str:
-    """The template's source; empty where the tokenizer has none."""
-    template = getattr(tokenizer, "chat_template", None)
-    return template if isinstance(template, str) else "" if not template else str(template)
-
-
 def render_own(
     tokenizer: Any, system_prompt: str | None, *turns: str, generation_prompt: bool = True
 ) -> tuple[str | None, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from refusal_lightning.doctor.bounds import judge_prompts, pass_bound
 from refusal_lightning.doctor.finding import Finding
 from refusal_lightning.doctor.material import Material
-from refusal_lightning.doctor.readings import difference, read
+from refusal_lightning.doctor.readings import difference
 
 PADS = 7
 """Tokens of padding: few enough for any context, and odd, so that an off-by-one in positions shows."""
@@ -17,8 +17,7 @@ def check_padding(material: Material) -> Finding:
     context = chat.context or max(map(len, material.prompts)) + PADS
     pairs = zip(material.prompts, material.alone, strict=True)
     figures = [
-        difference(read(material.bridge, [prompt], chat.n_positions, pads=min(PADS, context - len(prompt)))[0], alone)
-        for prompt, alone in pairs
+        difference(material.read([prompt], pads=min(PADS, context - len(prompt)))[0], alone) for prompt, alone in pairs
     ]
     bound = pass_bound(material.dtype, chat.n_layers)
     verdict = judge_prompts(figures, bound, material.dtype)

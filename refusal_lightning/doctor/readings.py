@@ -25,10 +25,12 @@ class Reading:
     resid_pre: Float[Tensor, "layer position d_model"]
 
 
-def read(bridge: TransformerBridge, prompts: Sequence[list[int]], n_positions: int, pads: int = 0) -> list[Reading]:
-    """One pass over prompts, left-padded to the longest and by ``pads`` tokens more."""
+def read(
+    bridge: TransformerBridge, prompts: Sequence[list[int]], n_positions: int, pads: int, device: torch.device
+) -> list[Reading]:
+    """One pass over prompts, left-padded to the longest and by ``pads`` tokens more; their ids go to the device."""
     ids, mask = left_pad(prompts)
-    ids, mask = (torch.nn.functional.pad(t, (pads, 0)).to(bridge.cfg.device) for t in (ids, mask))
+    ids, mask = (torch.nn.functional.pad(t, (pads, 0)).to(device) for t in (ids, mask))
     layers = range(bridge.cfg.n_layers)
     with capture_residuals(bridge, ["resid_pre"], layers, lambda x: x[:, -n_positions:].float().cpu()) as captured:
         logits = bridge(ids, attention_mask=mask, use_cache=False, logits_to_keep=1)[:, -1].float().cpu()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from refusal_lightning.doctor.finding import Finding
 from refusal_lightning.doctor.material import PROBES, Material
-from refusal_lightning.doctor.own_template import own_template_text, render_own
+from refusal_lightning.doctor.own_template import render_own
+from refusal_lightning.models.template import own_template_text
 
 _ANSWER = "It is Paris."
 

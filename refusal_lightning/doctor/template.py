@@ -6,7 +6,8 @@ import difflib
 
 from refusal_lightning.doctor.finding import Finding
 from refusal_lightning.doctor.material import PROBES, Material
-from refusal_lightning.doctor.own_template import own_template_text, render_own
+from refusal_lightning.doctor.own_template import render_own
+from refusal_lightning.models.template import own_template_text, writes_date
 
 _LINES = 12
 _COLUMNS = 100
@@ -36,7 +37,7 @@ def check_template(material: Material) -> Finding:
             "model.system_prompt. The difference, - the tokenizer's and + ours:"
         )
         return Finding(name, compared, float(changed), 0.0, "warn", advice, detail=tuple(diff[:_LINES]))
-    if "strftime_now" in source:
+    if writes_date(chat.template, chat.tokenizer):
         advice = (
             "the tokenizer's template writes today's date into every prompt, so another day has other prompts and "
             "another store; name a family, or give a template without a date"

@@ -20,9 +20,9 @@ def check_writes(material: Material) -> Finding:
     Of all blocks at the eoi positions of all prompts; the difference's norm relative to the largest term's.
     """
     bridge, n_layers = material.bridge, material.chat.n_layers
-    ids, mask = (t.to(material.device) for t in left_pad(material.prompts))
+    ids, mask = (t.to(material.input_device) for t in left_pad(material.prompts))
     n = material.chat.n_positions
-    with capture_residuals(bridge, _POINTS, range(n_layers), lambda x: x[:, -n:].float()) as captured:
+    with capture_residuals(bridge, _POINTS, range(n_layers), lambda x: x[:, -n:].float().cpu()) as captured:
         bridge(ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
     figures = []
     for layer in range(n_layers):

@@ -7,7 +7,7 @@ gigabytes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -68,6 +68,8 @@ class ChatModel:
     offload_folder: str | None = None
     qwen1_config: Qwen2Config | None = field(default=None, repr=False)
     """Set for a first-generation Qwen model, which is loaded as a Qwen-2 one of this configuration."""
+    when_loaded: Callable[[str | torch.device], None] | None = field(default=None, repr=False)
+    """Called with the device whenever the weights have been loaded, before anything else uses them."""
     _bridge: TransformerBridge | None = field(default=None, repr=False)
     _decoder: HookedModel | None = field(default=None, repr=False)
 
@@ -114,6 +116,12 @@ class ChatModel:
                     "a direction has no single stream to be read from or ablated in; choose another model"
                 )
             self._bridge = bridge
+            if self.when_loaded is not None:
+                try:
+                    self.when_loaded(device)
+                except BaseException:
+                    self.release()
+                    raise
         return self._bridge
 
     def _boot(self, device: str) -> TransformerBridge:
@@ -225,7 +233,9 @@ def load_chat_model(
     text_config = config.get_text_config()
     local = Path(source).is_dir()
     identity = {
-        "model": {"weights_sha256": weights_digest(Path(source))} if local else {"name": name, "commit": files.commit},
+        "model": {"weights_sha256": weights_digest(Path(source), trust_remote_code)}
+        if local
+        else {"name": name, "commit": files.commit},
         "dtype": dtype,
         "tokenizer_sha256": _tokenizer_digest(tokenizer),
         "template": template.text,
@@ -262,6 +272,13 @@ def _alias(name: str) -> str:
     if last in ("", ".", "..", "~"):
         raise UserError(f"model.name {name!r} gives no name for the folders of its results; give it a model.alias")
     return last
+
+
+def _which_model(source: str, name: str, commit: str | None, own_code: bool) -> dict[str, Any]:
+    """What exactly the weights are, and the code that comes with them where it is run."""
+    if Path(source).is_dir():
+        return {"weights_sha256": weights_digest(Path(source), own_code)}
+    return {"name": name, "commit": commit}
 
 
 def _family(family: str, name: str) -> Family | None:

@@ -28,13 +28,14 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def weights_digest(folder: Path) -> str:
-    """One digest over a folder's config and weight files.
+def weights_digest(folder: Path, own_code: bool = False) -> str:
+    """One digest over a folder's config and weight files, and its Python files where the model is ``own_code``.
 
     Hashing many gigabytes takes minutes, so each weight file's digest is remembered in the user's cache folder
     under its path, size and time of change.
     """
-    files = sorted(p for p in folder.iterdir() if p.suffix in _WEIGHTS or p.name == "config.json")
+    kinds = (*_WEIGHTS, ".py") if own_code else _WEIGHTS
+    files = sorted(p for p in folder.iterdir() if p.suffix in kinds or p.name == "config.json")
     parts = [[path.name, _remembered_digest(path)] for path in files]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from typing import Any
 
 from refusal_lightning.errors import UserError
@@ -122,6 +123,21 @@ def with_answer_prefix(template: ChatTemplate, prefix: str) -> ChatTemplate:
         answer_prefix=prefix,
         render=lambda instruction: template.render(instruction) + prefix,
     )
+
+
+def own_template_text(tokenizer: Any) -> str:
+    """The template's source; empty where the tokenizer has none."""
+    template = getattr(tokenizer, "chat_template", None)
+    return template if isinstance(template, str) else "" if not template else str(template)
+
+
+def writes_date(template: ChatTemplate, tokenizer: Any) -> bool:
+    """Whether the tokenizer's template puts today's date into every prompt: another day has other prompts.
+
+    Those that take the date as a setting do not, since it is given.
+    """
+    asks = "strftime_now" in own_template_text(tokenizer)
+    return asks and template.source.startswith("tokenizer") and str(date.today().year) in template.text
 
 
 def _begins_with_bos(tokenizer: Any) -> bool:

@@ -85,8 +85,7 @@ class GenerationModule(ModelModule):
 
     def _decode(self, model: HookedModel, rows: list[Row]) -> list[list[int]]:
         stop_ids = set(self.model.stop_ids)
-        # Slots are memory of one device; a spread model's layers are on several.
-        apart = self.model.device_map is not None or not can_refill(model.model.config)
+        apart = decodes_apart(self.model, model)
         longest = max(len(row.token_ids) for row in rows) + self.max_new_tokens
         n_rows = self.n_slots or (APART if apart else rows_that_fit(model.model, longest, self.trainer.num_devices))
         while True:
@@ -138,6 +137,14 @@ class GenerationModule(ModelModule):
                 for i, answer in zip(some, made, strict=True):
                     answers[i] = answer
         return answers
+
+
+def decodes_apart(chat: ChatModel, model: HookedModel) -> bool:
+    """Whether each intervention's rows are decoded by themselves, with the model's own cache.
+
+    Slots are memory of one device; a spread model's layers are on several.
+    """
+    return chat.device_map is not None or not can_refill(model.model.config)
 
 
 def can_refill(config: Any) -> bool:

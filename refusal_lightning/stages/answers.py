@@ -21,6 +21,9 @@ from refusal_lightning.writers.journal import Journal
 if TYPE_CHECKING:
     from refusal_lightning.modules.sampling import Sampling
 
+ANSWER_VERSION = 2
+"""Raised when what is decoded changes: answers of another version are not used. 2: no shared beginning where padding
+behind it changes attention."""
 UNIT_ROWS = 384
 """Answers that are made and written together where the batch size is left to the memory: what a kill may cost."""
 UNIT_BATCHES = 4

@@ -27,7 +27,7 @@ from refusal_lightning.stages.prompts import (
     repeated,
     rows_of,
 )
-from refusal_lightning.stages.stores import position_tokens, store_encoding, store_layout, store_url
+from refusal_lightning.stages.stores import position_tokens, say_other_versions, store_encoding, store_layout, store_url
 from refusal_lightning.stages.versions import package_versions
 from refusal_lightning.store import ActivationStore, Layout, PromptRecord, Shard
 
@@ -67,6 +67,7 @@ def cache(model: ModelConfig, data: DataConfig, store: StoreConfig, trainer: Tra
     )
     records = records_of(sets.values(), data.labels)
     _tell_of_old_names(opened, records)
+    say_other_versions(opened)
     lacking = opened.lacking(list(tokens))
     if not lacking:
         say(f"cache: nothing to do, all {len(tokens)} prompts are in {url}")

@@ -6,6 +6,8 @@ import difflib
 import json
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +25,12 @@ from refusal_lightning.stages.files import digest, write_json
 from refusal_lightning.stages.made_from import MadeFrom, in_short, kept_aside, make_room, working
 from refusal_lightning.stages.model import open_model
 from refusal_lightning.stages.own_tasks import alone, refuse_functions
+from refusal_lightning.stages.proving import HookProof
 from refusal_lightning.stages.runs import RunFolder, direction_digest
+
+CAPABILITY_VERSION = 2
+"""Raised when what the harness is given changes: scores of another version are not used. 2: one generation
+configuration for every decoder."""
 
 
 def capability(model: ModelConfig, trainer: TrainerConfig, runs: RunsConfig, capability: CapabilityConfig) -> None:
@@ -40,6 +47,7 @@ def capability(model: ModelConfig, trainer: TrainerConfig, runs: RunsConfig, cap
     direction, position, layer = run.load_direction()
     run.prepare()
     bound_to = direction_digest(direction, position, layer)
+    proof = HookProof("capability", chat, run.path / ".journal", ["harness"])
     with working(run, "capability", chat.identity, model.name, direction=bound_to):
         plans = {name: plan(name, direction, layer, "harmful") for name in capability.interventions}
         files = _files(run, chat, plans, bound_to, capability)
@@ -54,7 +62,7 @@ def capability(model: ModelConfig, trainer: TrainerConfig, runs: RunsConfig, cap
 
                 say(f"capability: {', '.join(capability.tasks)} under {name}")
                 decoder = chat.decoder(main_device(trainer))
-                scores = run_tasks(decoder, chat.tokenizer, planned.intervention, capability, task_manager)
+                scores = run_tasks(decoder, chat, planned.intervention, capability, task_manager)
             found[name] = {**scores, "key": made_from["key"], "made_from": made_from}
             write_json(_path(run, name), found[name])
         if None not in kept.values():
@@ -65,6 +73,7 @@ def capability(model: ModelConfig, trainer: TrainerConfig, runs: RunsConfig, cap
             "position": position,
             "layer": layer,
             "direction": bound_to,
+            "hooks_proved": proof.figures(),
         }
         run.record_stage("capability", entry, seconds=time.perf_counter() - started)
     say(_table(found))
@@ -82,13 +91,16 @@ def _files(
     no_matter = ("interventions", "batch_size", "trust_task_code")
     settings = {name: value for name, value in asdict(config).items() if name not in no_matter}
     settings["own_files"] = _own_files(config)
+    # Which decoder is taken is known without weights: a model that is spread is called as it was spread.
+    decoder = "whole" if chat.device_map is None else "spread"
+    defined_by = [CAPABILITY_VERSION, chat.identity, chat.stop_ids, decoder, version("lm_eval")]
     return {
         _path(run, name): {
             "model": digest(chat.identity),
             "direction": None if name == "baseline" else bound_to,
             "under": [name],
-            "settings": settings | {"lm_eval": version("lm_eval")},
-            "key": digest([chat.identity, planned.depends_on, settings, version("lm_eval")]),
+            "settings": settings | {"lm_eval": version("lm_eval"), "decoder": decoder},
+            "key": digest([*defined_by, planned.depends_on, settings]),
         }
         for name, planned in plans.items()
     }
@@ -110,18 +122,23 @@ def _make_room(run: RunFolder, files: dict[Path, MadeFrom], bound_to: str) -> No
 
 
 def run_tasks(
-    model: HookedModel, tokenizer: Any, intervention: Intervention, config: CapabilityConfig, task_manager: Any
+    model: HookedModel, chat: ChatModel, intervention: Intervention, config: CapabilityConfig, task_manager: Any
 ) -> dict[str, Any]:
-    """Scores of each task: ``tasks[name]`` holds metrics and their standard errors; ``samples`` how many questions."""
+    """Scores of each task: ``tasks[name]`` holds metrics and their standard errors; ``samples`` how many questions.
+
+    ``model`` are the chat model's weights. Answers end at its stop tokens; of the checkpoint's own generation settings
+    (a repetition penalty, a temperature) none is taken, whichever model decodes.
+    """
     import lm_eval
     from jinja2 import TemplateError
     from lm_eval.models.huggingface import HFLM
 
     for name in ("lm_eval", "lm-eval"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    language_model = HFLM(pretrained=model.model, tokenizer=tokenizer, batch_size=config.batch_size)
+    language_model = HFLM(pretrained=model.model, tokenizer=chat.tokenizer, batch_size=config.batch_size)
     try:
-        with alone(config.trust_task_code), intervene(model, intervention):
+        settings = _generation_settings(model.model, chat)
+        with alone(config.trust_task_code), settings, intervene(model, intervention):
             made = lm_eval.simple_evaluate(
                 model=language_model,
                 tasks=list(config.tasks),
@@ -137,11 +154,26 @@ def run_tasks(
     assert made is not None
     return {
         "lm_eval": version("lm_eval"),
+        "decoder": model.kind,
         "tasks": {name: _metrics(scores) for name, scores in made["results"].items()},
         "samples": {name: counts["effective"] for name, counts in made["n-samples"].items()},
         "versions": made["versions"],
         "n_shot": made["n-shot"],
     }
+
+
+@contextmanager
+def _generation_settings(model: Any, chat: ChatModel) -> Iterator[None]:
+    """Greedy, to the chat model's stop tokens, and nothing else; the model has its own settings back at the end."""
+    from transformers import GenerationConfig
+
+    before = model.generation_config
+    tokens = {"eos_token_id": list(chat.stop_ids) or None, "pad_token_id": chat.tokenizer.pad_token_id}
+    model.generation_config = GenerationConfig(do_sample=False, **tokens)
+    try:
+        yield
+    finally:
+        model.generation_config = before
 
 
 def _task_manager(config: CapabilityConfig) -> Any:

@@ -12,9 +12,10 @@ from refusal_lightning.config import DataConfig, DoctorConfig, ModelConfig, Trai
 from refusal_lightning.data.datasets import HARMTYPES
 from refusal_lightning.errors import UserError
 from refusal_lightning.files import writable_folder
-from refusal_lightning.models import ChatModel, load_chat_model
+from refusal_lightning.models import ChatModel
 from refusal_lightning.stages.console import is_main_process, say
 from refusal_lightning.stages.files import write_json
+from refusal_lightning.stages.model import open_model
 from refusal_lightning.stages.prompts import draw
 from refusal_lightning.stages.versions import package_versions
 
@@ -34,7 +35,7 @@ def doctor(model: ModelConfig, data: DataConfig, trainer: TrainerConfig, doctor:
             raise UserError(f"doctor.out: {doctor.out!r} is a folder; give a file's name")
         writable_folder(Path(doctor.out).parent, "doctor.out")
     started = time.perf_counter()
-    chat = load_chat_model(**asdict(model))
+    chat = open_model(model, trainer)
     drawn = draw(data)
     harmful, harmless = (
         [chat.encode(instruction) for instruction in instructions[: doctor.n_prompts]]

@@ -17,6 +17,7 @@ from refusal_lightning.config import (
     RunsConfig,
     TrainerConfig,
 )
+from refusal_lightning.data.datasets import HARMTYPES
 from refusal_lightning.errors import UserError
 from refusal_lightning.files import write_text
 from refusal_lightning.interventions import BASELINE, Intervention, ablation, addition
@@ -28,13 +29,13 @@ from refusal_lightning.models import ChatModel
 from refusal_lightning.modules.sampling import Sampling
 from refusal_lightning.report.html import render_report
 from refusal_lightning.report.summary import read_summary, terminal_table
-from refusal_lightning.stages.answers import Answer, Task, generate_answers
+from refusal_lightning.stages.answers import ANSWER_VERSION, Answer, Task, generate_answers
 from refusal_lightning.stages.company import agree, in_company, require_shared
 from refusal_lightning.stages.console import is_main_process, say
 from refusal_lightning.stages.files import digest, write_json
 from refusal_lightning.stages.local_judges import ask_in_all_processes, local_loader
 from refusal_lightning.stages.loss_texts import OWN_COMPLETIONS, ScoredText, own_completions, read_loss_sets
-from refusal_lightning.stages.losses import loss_entry, text_losses
+from refusal_lightning.stages.losses import LOSS_VERSION, loss_entry, text_losses
 from refusal_lightning.stages.made_from import MadeFrom, in_short, make_room, working
 from refusal_lightning.stages.model import open_model
 from refusal_lightning.stages.prompts import (
@@ -47,6 +48,7 @@ from refusal_lightning.stages.prompts import (
     prompt_set,
     rows_of,
 )
+from refusal_lightning.stages.proving import HookProof
 from refusal_lightning.stages.runs import RunFolder, direction_digest
 
 
@@ -77,6 +79,7 @@ class Inputs:
     position: int
     layer: int
     sets: list[EvaluationSet]
+    proof: HookProof
     config: EvaluateConfig
     trainer: TrainerConfig
 
@@ -134,7 +137,9 @@ def evaluate(
     say(_counts(sets, evaluate.n_test))
     for line in far_longer(item.prompts for item in sets):
         say(f"warning: {line}")
-    inputs = Inputs(chat, run, direction, position, layer, sets, evaluate, trainer)
+    of_kind = ([ids for item in sets if item.kind == kind for ids in item.prompts.token_ids] for kind in HARMTYPES)
+    proof = HookProof("evaluate", chat, run.path / ".journal", ["answers"], *of_kind)
+    inputs = Inputs(chat, run, direction, position, layer, sets, proof, evaluate, trainer)
     with working(run, "evaluate", chat.identity, model.name, direction=inputs.bound_to):
         measured = _measure(inputs, loss_sets)
         verdicts = AnswerFile(run.path / ".journal" / "judges.jsonl")
@@ -164,7 +169,7 @@ def _measure(inputs: Inputs, loss_sets: dict[str, list[ScoredText]]) -> Measured
     for item in inputs.sets:
         for name in config.interventions:
             planned = plan(name, inputs.direction, inputs.layer, item.kind)
-            depends_on = [chat.identity, planned.depends_on, chat.stop_ids, config.max_new_tokens]
+            depends_on = [ANSWER_VERSION, chat.identity, planned.depends_on, chat.stop_ids, config.max_new_tokens]
             if sampling is not None:
                 depends_on.append(asdict(sampling))
             key = digest([*depends_on, item.prompts.hashes])
@@ -191,7 +196,8 @@ def _measure(inputs: Inputs, loss_sets: dict[str, list[ScoredText]]) -> Measured
     for dataset, texts in loss_sets.items():
         for name in config.interventions:
             planned = plan(name, inputs.direction, inputs.layer, "harmful")
-            journal = run.journal(f"loss-{dataset}-{name}", digest([chat.identity, planned.depends_on, texts]))
+            key = digest([LOSS_VERSION, chat.identity, planned.depends_on, texts])
+            journal = run.journal(f"loss-{dataset}-{name}", key)
             sums, new = text_losses(chat, inputs.trainer, planned.intervention, texts, journal, config.loss_batch_size)
             computed += new
             losses.setdefault(name, {})[dataset] = loss_entry(sums, config.loss_mask)
@@ -301,6 +307,7 @@ def _entry(inputs: Inputs, measured: Measured, config: dict[str, Any], judges: l
         "interventions": list(inputs.config.interventions),
         "judges": judges,
         "losses": bool(measured.losses),
+        "hooks_proved": inputs.proof.figures(),
     }
 
 

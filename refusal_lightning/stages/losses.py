@@ -17,6 +17,9 @@ from refusal_lightning.stages.console import say
 from refusal_lightning.stages.loss_texts import ScoredText, loss_batches
 from refusal_lightning.writers.journal import Journal
 
+LOSS_VERSION = 1
+"""Raised when the definition of a text's loss changes: losses of another version are not used."""
+
 
 def text_losses(
     chat: ChatModel,

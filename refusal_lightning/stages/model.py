@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 from refusal_lightning.config import ModelConfig, TrainerConfig
 from refusal_lightning.models import ChatModel, load_chat_model
+from refusal_lightning.models.template import writes_date
 from refusal_lightning.stages.console import say
 
 
@@ -22,5 +23,11 @@ def open_model(config: ModelConfig, trainer: TrainerConfig | None = None) -> Cha
             f"warning: the prompts of {chat.alias} end in an open thought, so the first token is not the answer's and "
             "first-token scores say nothing about refusal. Close it with model.answer_prefix, such as "
             '"\\n</think>\\n\\n"'
+        )
+    if writes_date(chat.template, chat.tokenizer):
+        say(
+            f"warning: the chat template of {chat.alias} writes today's date into every prompt, so on another day "
+            "nothing that is stored fits and all is computed again; name a family, or fix the date by "
+            "model.template_options"
         )
     return chat

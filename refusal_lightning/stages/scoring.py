@@ -34,6 +34,7 @@ from refusal_lightning.stages.console import is_main_process, say
 from refusal_lightning.stages.kept_results import KeptResults
 from refusal_lightning.stages.prompts import PromptSet
 from refusal_lightning.stages.stored_logits import StoredLogits
+from refusal_lightning.stages.versions import package_versions
 from refusal_lightning.writers.journal import Journal
 
 Bounds = tuple[np.ndarray, np.ndarray]
@@ -76,7 +77,10 @@ class ScoreTable:
         n_prompts = {kind: len(low) for kind, (low, _) in bounds.items()}
         self.values: dict[ScoreKind, np.ndarray] = {kind: np.full((*shape, n_prompts[kind]), np.nan) for kind in STAGES}
         self.seen: dict[ScoreKind, np.ndarray] = {kind: np.zeros((*shape, n_prompts[kind]), bool) for kind in STAGES}
-        for arrays, _ in results.found(key):
+        self.made_with: list[dict[str, str]] = []
+        """Package versions of the processes that computed what is stored."""
+        for arrays, attrs in results.found(key):
+            self.made_with += [made for made in attrs.get("made_with", []) if made not in self.made_with]
             for kind in STAGES:
                 there = arrays[f"{kind}_seen"].astype(bool)
                 np.copyto(self.values[kind], arrays[kind], where=there)
@@ -94,7 +98,9 @@ class ScoreTable:
         """Keep everything and drop the journal."""
         arrays: dict[str, np.ndarray] = {kind: self.values[kind] for kind in STAGES}
         arrays.update({f"{kind}_seen": self.seen[kind] for kind in STAGES})
-        self.results.save(self._key, arrays, depends_on)
+        here = package_versions()
+        made_with = [*self.made_with, *([] if here in self.made_with else [here])]
+        self.results.save(self._key, arrays, {**depends_on, "made_with": made_with})
         self.journal.remove()
 
     @property

@@ -23,6 +23,9 @@ from refusal_lightning.stages.prompts import PromptSet
 from refusal_lightning.store import ActivationStore
 from refusal_lightning.writers.journal import Journal
 
+ANSWER_KL_VERSION = 1
+"""Raised when the definition of the KL over answers changes: stored values of another version are not used."""
+
 
 def cosmic_opinion(
     store: ActivationStore,

@@ -36,6 +36,7 @@ from refusal_lightning.stages.kept_results import KeptResults
 from refusal_lightning.stages.made_from import working
 from refusal_lightning.stages.model import open_model
 from refusal_lightning.stages.prompts import Filtered, PromptSet, categories_of, drawn_sets
+from refusal_lightning.stages.proving import HookProof
 from refusal_lightning.stages.refusal_tokens import settle_refusal_tokens
 from refusal_lightning.stages.runs import RunFolder
 from refusal_lightning.stages.scoring import (
@@ -48,15 +49,17 @@ from refusal_lightning.stages.scoring import (
     unscored,
     work_by_hand,
 )
-from refusal_lightning.stages.second_opinion import answer_kl_opinion
+from refusal_lightning.stages.second_opinion import ANSWER_KL_VERSION, answer_kl_opinion
 from refusal_lightning.stages.selection_files import Inputs, Scored, thresholds_of, write_selection
 from refusal_lightning.stages.stored_logits import StoredLogits
 from refusal_lightning.stages.stores import open_complete, require_candidates
+from refusal_lightning.stages.versions import other_versions
 from refusal_lightning.store import ActivationStore
 from refusal_lightning.writers.journal import Journal
 
-SCORE_VERSION = 2
-"""Raised when the definition of a score changes: stored scores of another version are not used."""
+SCORE_VERSION = 3
+"""Raised when the definition of a score changes: stored scores of another version are not used. 3: what blocks return
+when they are stepped over, position ids, and where a shared beginning is exact."""
 
 
 @in_company
@@ -90,7 +93,10 @@ def select(
         kept = filter_prompts(opened, chat, sets, select)
         counts = ", ".join(f"{f.prompts.name} {len(f.prompts)} of {f.drawn}" for f in kept.values())
         say(f"select: prompts kept {counts}")
-        _select_each(run, Inputs(chat, opened, kept, refusal_tokens, model, data, trainer, select))
+        validation = (kept[name].prompts.token_ids for name in ("harmful_val", "harmless_val"))
+        work = ["scores", "answer KL"] if select.answer_kl_tokens else ["scores"]
+        proof = HookProof("select", chat, run.path / ".journal", work, *validation)
+        _select_each(run, Inputs(chat, opened, kept, refusal_tokens, proof, model, data, trainer, select))
 
 
 def _require_place(config: SelectConfig, chat: ChatModel) -> None:
@@ -140,6 +146,8 @@ def _select_one(estimator: str, run: RunFolder, inputs: Inputs) -> None:
     results = KeptResults(store, run.path / ".results")
     table = ScoreTable(results, key, Journal(run.journal("scores", key)), directions.shape[:2], bounds)
     agree({"scores at hand": {kind: int(seen.sum()) for kind, seen in table.seen.items()}})
+    if others := other_versions(table.made_with):
+        say(f"warning: scores in {store.url} were made with {others}; another store.root has all computed anew")
     compute = partial(
         compute_scores,
         table,
@@ -160,7 +168,7 @@ def _select_one(estimator: str, run: RunFolder, inputs: Inputs) -> None:
             chat,
             inputs.trainer,
             results,
-            run.journal("answer-kl", digest([key, config.answer_kl_tokens])),
+            run.journal("answer-kl", digest([key, config.answer_kl_tokens, chat.stop_ids, ANSWER_KL_VERSION])),
             harmless,
             directions,
             _best(selection),

@@ -27,6 +27,7 @@ from refusal_lightning.stages.console import say
 from refusal_lightning.stages.files import digest, write_json
 from refusal_lightning.stages.made_from import MadeFrom, make_room
 from refusal_lightning.stages.prompts import Filtered
+from refusal_lightning.stages.proving import HookProof
 from refusal_lightning.stages.runs import RunFolder, direction_digest, write_tensor
 from refusal_lightning.stages.scoring import ScoreTable
 from refusal_lightning.stages.second_opinion import cosmic_opinion
@@ -44,6 +45,7 @@ class Inputs:
     kept: dict[str, Filtered]
     """The prompts by role, e.g. ``harmful_val``, after the filter."""
     refusal_tokens: list[dict[str, Any]]
+    proof: HookProof
     model: ModelConfig
     data: DataConfig
     trainer: TrainerConfig
@@ -99,6 +101,7 @@ def write_selection(run: RunFolder, inputs: Inputs, scored: Scored, seconds: Cal
         "refusal_tokens": inputs.refusal_tokens,
         "scores": scored.key,
         "baseline_refusal_score": baseline,
+        "hooks_proved": inputs.proof.figures(),
     }
     if isinstance(selection, NoCandidateError):
         write_json(run.filtered, [])

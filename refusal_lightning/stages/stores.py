@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from refusal_lightning.config import CacheConfig, StoreConfig
 from refusal_lightning.errors import UserError
 from refusal_lightning.models import ChatModel
+from refusal_lightning.stages.console import say
 from refusal_lightning.stages.files import digest
+from refusal_lightning.stages.versions import other_versions
 from refusal_lightning.store import ActivationStore, Encoding, Layout
 from refusal_lightning.store.objects import open_objects
 
@@ -16,6 +18,19 @@ def store_url(model: ChatModel, store: StoreConfig, cache: CacheConfig) -> str:
     """Where the store is: ``ROOT/ALIAS-HASH.zarr``, the hash over the model's identity and the layout."""
     made_of = [model.identity, store_layout(model, cache).to_json()]
     return f"{store.root.rstrip('/')}/{model.alias}-{digest(made_of)}.zarr"
+
+
+def say_other_versions(store: ActivationStore) -> None:
+    """Warn where the store's activations were made with other versions than are installed here.
+
+    It is no reason to refuse them: most versions differ by rounding at most, and the record says what made what.
+    """
+    segments = store.manifest.get("segments", [])
+    if others := other_versions(segment.get("made_with", {}).get("packages", {}) for segment in segments):
+        say(
+            f"warning: {store.url} was made with {others}; if these round or read the model otherwise, its numbers and "
+            "this run's are not of one kind. Another store.root makes a new store"
+        )
 
 
 def store_layout(model: ChatModel, cache: CacheConfig) -> Layout:
@@ -68,6 +83,7 @@ def open_complete(model: ChatModel, store: StoreConfig, cache: CacheConfig, hash
     if not ActivationStore.exists(url, store.options):
         raise UserError(f"there is no activation store {url}; run `cache` with the same configuration first")
     opened = ActivationStore.open(url, store.options)
+    say_other_versions(opened)
     lacking = opened.lacking(hashes)
     if lacking:
         raise UserError(

@@ -27,8 +27,8 @@ def config(tmp_path, tiny_llama_folder):
     def write(dtype: str = "float32", **model) -> str:
         chat = load_chat_model(str(tiny_llama_folder), refusal_tokens=["I"], dtype=dtype)
         draw = draw_instructions(data, 20, 5, 42)
-        sets = ([chat.encode(i) for i in some[:4]] for some in (draw.harmful_train, draw.harmless_train))
-        tokens = likely_tokens(Material(chat, "cpu", *sets))
+        first, second = ([chat.encode(i) for i in some[:4]] for some in (draw.harmful_train, draw.harmless_train))
+        tokens = likely_tokens(Material(chat, "cpu", first, second))
         settings = {"name": str(tiny_llama_folder), "refusal_tokens": tokens, "dtype": dtype, **model}
         doctor = {"n_prompts": 4, "out": str(tmp_path / "new" / "doctor.json")}
         return write_config(tmp_path, tiny_llama_folder, data, model=settings, doctor=doctor)
@@ -110,7 +110,7 @@ def test_a_model_that_does_not_run_is_failed_checks(config, capsys, monkeypatch)
     monkeypatch.setattr("refusal_lightning.doctor.material.read", broken)
     assert main(["doctor", "--config", path]) == 1
     output = capsys.readouterr().out
-    assert verdicts(output) == ["ok"] * 4 + ["fail"] * 3 + ["ok", "fail", "ok", "fail", "ok"]
+    assert verdicts(output) == ["ok"] * 4 + ["fail"] * 3 + ["ok"] + ["fail"] * 5 + ["ok", "fail", "ok"]
 
 
 def test_mistakes_are_exit_status_2(config, tmp_path, capsys):

@@ -178,7 +178,7 @@ def test_a_final_norm_that_the_embedding_goes_through_too(patient):
 
 
 def test_ablation_of_a_direction_that_is_not_there(patient, monkeypatch):
-    monkeypatch.setattr(ablation_check, "_projection", lambda *_: 0.0)
+    monkeypatch.setattr(ablation_check, "_before", lambda *_: 0.0)
     assert run("ablation", patient()).verdict == "warn"
 
 

@@ -1,0 +1,116 @@
+"""The passes of `select` give what plain ones give: under ablation and addition too, which is what it scores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from refusal_lightning.directions.staging import STAGES, ScoreKind, ScoreTask
+from refusal_lightning.doctor.bounds import judge_groups, pass_bound
+from refusal_lightning.doctor.finding import Finding
+from refusal_lightning.doctor.material import Material
+from refusal_lightning.doctor.padding import worst
+from refusal_lightning.doctor.readings import relative_change
+from refusal_lightning.interventions import ablation, addition
+from refusal_lightning.modules.scores import ScoreModule
+from refusal_lightning.modules.shortcuts import exact_shortcuts
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+
+def check_scores(material: Material) -> Finding:
+    """Logits of bypass, induce and KL passes as `select` runs them, against plain passes of each whole prompt alone.
+
+    The candidate is the prompts' mean difference at the middle layer: bypass and induce passes of all prompts, KL
+    passes of the harmless ones.
+    """
+    direction, layer = material.direction, material.middle
+    everything = [*material.prompts, *material.others]
+    exact_shortcuts(material.bridge, everything, material.input_device, material.tell)
+    changes = {"ablation": ablation(direction), "actadd": addition(direction, layer, 1.0)}
+    plain = {
+        name: [material.plain_logits(prompt, change)[-1] for prompt in material.prompts]
+        for name, change in changes.items()
+    }
+    figures: dict[str, list[float]] = {}
+    for kind in STAGES:
+        numbers = range(len(material.harmful) if kind == "kl" and material.harmless else 0, len(material.prompts))
+        expected = plain["actadd" if kind == "induce" else "ablation"]
+        logits = _pass_logits(material, kind, list(numbers))
+        figures[kind] = [relative_change(one, expected[number]) for number, one in zip(numbers, logits, strict=True)]
+    bound = pass_bound(material.dtype, material.chat.n_layers)
+    verdict = judge_groups(figures.values(), bound, material.dtype)
+    each = ", ".join(f"{kind} {worst(of_kind):.1e}" for kind, of_kind in figures.items())
+    return Finding(
+        "scores",
+        f"{len(material.prompts)} prompts, passes of `select` against plain ones at layer {layer}: logits ({each})",
+        worst([figure for of_kind in figures.values() for figure in of_kind]),
+        bound,
+        verdict,
+        _advice(verdict, material.chat.dtype),
+    )
+
+
+def _advice(verdict: str, dtype: str) -> str:
+    if verdict == "ok":
+        return ""
+    if verdict == "warn":
+        return f"only few prompts are over: {dtype} rounds them to another side; model.dtype: float32 is steadier"
+    return (
+        "scores of candidates would be wrong: a shortcut of `select` (the shared beginning, stepping over blocks, a "
+        "direction for each row) is not exact on this architecture. Use another model or other versions of "
+        "transformers and TransformerLens, and report it with the architecture"
+    )
+
+
+def _pass_logits(material: Material, kind: ScoreKind, numbers: list[int]) -> list[Float[Tensor, " vocab"]]:
+    """Next-token logits that a score of some of the prompts is made of."""
+    chat = material.chat
+    place = (-1, material.middle)
+    directions = torch.zeros(1, chat.n_layers, chat.d_model, dtype=torch.float64)
+    directions[place] = material.direction
+    baseline = torch.stack([material.alone[number].logits for number in numbers])
+    module = _Recorded(material, directions, [material.prompts[number] for number in numbers], baseline, kind)
+    module.on_predict_start()
+    module.predict_step(ScoreTask(kind, (place,)))
+    module.on_predict_end()
+    return [module.logits[row] for row in range(len(numbers))]
+
+
+class _Recorded(ScoreModule):
+    """Scores outside of a Trainer, with the logits that they are made of: rounding has a bound there."""
+
+    def __init__(
+        self,
+        material: Material,
+        directions: Float[Tensor, "position layer d_model"],
+        prompts: list[list[int]],
+        baseline_logits: Float[Tensor, "prompt vocab"],
+        kind: ScoreKind,
+    ) -> None:
+        unbounded = (np.full(len(prompts), -np.inf), np.full(len(prompts), np.inf))
+        chat = material.chat  # scores themselves are not looked at, so where no refusal tokens are named any will do
+        chat = chat if chat.refusal_ids else replace(chat, refusal_ids=[0])
+        super().__init__(chat, directions, prompts, baseline_logits, kind, len(prompts), unbounded)
+        self.material = material
+        self.logits: dict[int, Tensor] = {}
+
+    @property
+    def bridge(self) -> TransformerBridge:
+        return self.material.bridge
+
+    @property
+    def input_device(self) -> torch.device:
+        return self.material.input_device
+
+    def pass_logits(self, *args: Any) -> Float[Tensor, "row vocab"]:
+        logits = super().pass_logits(*args)
+        *_, bucket = args
+        self.logits.update(zip(bucket.prompts, logits.float().cpu(), strict=True))
+        return logits
