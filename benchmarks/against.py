@@ -38,12 +38,12 @@ BENCHMARKS = {
         "--prompts 64 --rounds 1 --no-memory", "--prompts 16 --rounds 1 --no-memory", {"prompts/s": "cache "}
     ),
     "selection": Benchmark(
-        "--data dataset/sample --n-train 16 --n-val 4 --modes staged --rounds 1 --every 1000",
+        "--data dataset/sample --n-train 8 --n-val 4 --modes staged --rounds 1 --every 1000",
         "--data dataset/sample --n-train 4 --n-val 2 --modes staged --rounds 1 --every 1000",
         {"seconds": "staged "},
         seconds=True,
     ),
-    "generate": Benchmark("--quick --rounds 2", "--quick --rounds 1", {"tokens/s": "ours "}),
+    "generate": Benchmark("--quick --rounds 1", "--quick --rounds 1", {"tokens/s": "ours "}),
     "store": Benchmark(
         "--gib 0.25 --rounds 5", "--gib 0.01 --rounds 1", {"write GiB/s": "write store ", "read GiB/s": "read store "}
     ),
