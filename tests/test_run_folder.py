@@ -104,7 +104,8 @@ def test_another_direction_moves_the_old_ones_results(run):
     """A second select that chooses another candidate; the baseline's answers are the same under any."""
     before, chosen = run.files(), run.place
     said = run("select", *run.other())
-    assert "made from another model, direction or setting is now in" in said and "completions (" in said
+    assert "not known to be of this model, direction and settings is now in" in said and "completions (" in said
+    assert "the results of `evaluate` were an earlier direction's" in said
     assert run.place != chosen
     after = run.files()
     baseline = {name for name in before if "baseline" in name}
