@@ -134,9 +134,7 @@ def make_room(
             _set_aside(run, record, aside, f"{stage}: what is not known to be of this model, direction and settings")
             again = [f"`{gone}`" for gone in forget if gone in record]
             if again:
-                say(
-                    f"{stage}: the results of {', '.join(again)} were an earlier direction's; run it again for the new one"
-                )
+                say(f"{stage}: the results of {', '.join(again)} were an earlier direction's; run it again")
         for name in [name for name in files if not (run.path / name).is_file()]:
             del files[name]
         for gone in forget:
