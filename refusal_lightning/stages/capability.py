@@ -99,7 +99,7 @@ def _files(
             "model": digest(chat.identity),
             "direction": None if name == "baseline" else bound_to,
             "under": [name],
-            "settings": settings | {"lm_eval": version("lm_eval"), "decoder": decoder},
+            "settings": settings | {"defined_by": digest(defined_by)},
             "key": digest([*defined_by, planned.depends_on, settings]),
         }
         for name, planned in plans.items()

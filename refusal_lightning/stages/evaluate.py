@@ -222,9 +222,12 @@ def judges_made_from(names: Sequence[str], settings: JudgeSettings) -> dict[str,
 def _files(inputs: Inputs, measured: Measured, judges: dict[str, Any]) -> dict[Path, MadeFrom]:
     """Every file that will be written, with what it is made from; a baseline's depends on no direction."""
     run, config, model = inputs.run, inputs.config, digest(inputs.chat.identity)
-    settings = {"max_new_tokens": config.max_new_tokens, "stop_tokens": inputs.chat.stop_ids, "sampling": None}
-    if config.sampling:
-        settings["sampling"] = asdict(config.sampling)
+    settings = {
+        "answer_version": ANSWER_VERSION,
+        "max_new_tokens": config.max_new_tokens,
+        "stop_tokens": inputs.chat.stop_ids,
+        "sampling": asdict(config.sampling) if config.sampling else None,
+    }
     files: dict[Path, MadeFrom] = {}
 
     def bound(*interventions: str) -> MadeFrom:
@@ -241,10 +244,10 @@ def _files(inputs: Inputs, measured: Measured, judges: dict[str, Any]) -> dict[P
         keys = [measured.keys[name, intervention] for intervention in config.interventions]
         about = {"settings": settings, "answers": keys, "judges": judges}
         files[run.comparisons(name)] = bound(*config.interventions) | about
-    texts = {"texts": measured.texts, "loss_mask": config.loss_mask}
+    texts: MadeFrom = {"texts": measured.texts, "loss_mask": config.loss_mask, "loss_version": LOSS_VERSION}
     for under in measured.losses:
         files[run.loss_eval(under)] = bound(under) | texts
-    about = {"answers": digest([*measured.keys.values()]), "judges": judges, **texts}
+    about = {"answers": digest([*measured.keys.values()]), "judges": judges} | texts
     files[run.report] = bound(*config.interventions) | {"direction": inputs.bound_to, "settings": settings} | about
     return files
 
@@ -260,7 +263,7 @@ def _write(
     run, config, wanted = inputs.run, inputs.config, files[inputs.run.report]
 
     def stays(name: str, made_from: MadeFrom) -> bool:
-        keys = ("model", "settings", "judges", "texts", "loss_mask")
+        keys = ("model", "settings", "judges", "texts", "loss_mask", "loss_version")
         same = all(made_from[key] == wanted[key] for key in keys if key in made_from)
         return same and made_from["direction"] in (None, inputs.bound_to)
 

@@ -30,7 +30,7 @@ from refusal_lightning.stages.prompts import Filtered
 from refusal_lightning.stages.proving import HookProof
 from refusal_lightning.stages.runs import RunFolder, direction_digest, write_tensor
 from refusal_lightning.stages.scoring import ScoreTable
-from refusal_lightning.stages.second_opinion import cosmic_opinion
+from refusal_lightning.stages.second_opinion import ANSWER_KL_VERSION, cosmic_opinion
 from refusal_lightning.store import ActivationStore
 
 PLOTS = ("ablation_scores", "actadd_scores", "kl_div_scores")
@@ -145,6 +145,7 @@ def _made_from(inputs: Inputs, scored: Scored) -> MadeFrom:
         "prompts": {f.prompts.name: digest(f.prompts.hashes) for f in inputs.kept.values()},
         "rules": {name: config[name] for name in rules},
         "seed": inputs.data.seed,
+        "answer_kl": [ANSWER_KL_VERSION, inputs.chat.stop_ids] if inputs.config.answer_kl_tokens else None,
     }
 
 
