@@ -457,11 +457,12 @@ class PlanConfig:
 
     device_memory_gb: float | None = None
     """Memory of a device in GB (default: that of this machine's GPU, or its main memory)."""
-    tflops: float = 100.0
+    tflops: float | None = None
     """Arithmetic that a device really does, in 10^12 operations per second; a GPU reaches about half of what its maker
-    says."""
-    gb_per_s: float = 2000.0
-    """Memory that a device really reads, in GB per second: decoding reads all weights for every token of a batch."""
+    says (default: measured on CPUs, 100 of a GPU)."""
+    gb_per_s: float | None = None
+    """Memory that a device really reads, in GB per second: decoding reads all weights for every token of a batch
+    (default: measured on CPUs, 2,000 of a GPU)."""
     n_prompts: int | None = None
     """Plan `cache` for so many prompts, of plan.prompt_tokens each, and not for the configured sets."""
     prompt_tokens: int = 64

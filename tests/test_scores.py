@@ -26,7 +26,7 @@ from refusal_lightning.interventions import (
 )
 from refusal_lightning.models import ChatModel, load_chat_model
 from refusal_lightning.models.tokens import left_pad
-from refusal_lightning.modules import prompt_passes
+from refusal_lightning.modules import prompt_passes, scores
 from refusal_lightning.modules.scores import ScoreModule, ScoreResult
 from refusal_lightning.stages.trainer import run_predict
 
@@ -103,6 +103,25 @@ def test_shared_passes_equal_plain_ones(chat, prompts, kind, batch_size):
     assert result.seen.all()
     for place, row in zip(PLACES, result.scores, strict=True):
         np.testing.assert_allclose(row, _plain(chat, prompts, kind, place), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("room", [0, 20_000])
+def test_induce_scores_without_room_for_the_baseline(chat, prompts, monkeypatch, room):
+    """What is computed again is what would have been kept, to the bit; of it, no more than one layer is kept."""
+    layer = PLACES[0][1]
+    task = ScoreTask("induce", tuple((position, layer) for position in (-1, -2, -3)))
+    with_room = _run(chat, prompts, task)
+    monkeypatch.setattr(scores, "room_to_keep", lambda device, processes: room)
+    kept: list[int] = []
+    parts = ScoreModule._parts
+
+    def noted(self: ScoreModule, *args: Any) -> Any:
+        kept.append(sum(x.nbytes for bucket in self._resid_pre for x in bucket.values()))
+        return parts(self, *args)
+
+    monkeypatch.setattr(ScoreModule, "_parts", noted)
+    np.testing.assert_array_equal(_run(chat, prompts, task).scores, with_room.scores)
+    assert max(kept) <= room and (max(kept) > 0) == (room > 0)
 
 
 @pytest.mark.parametrize("layer", [0, 3])

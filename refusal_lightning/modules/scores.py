@@ -19,6 +19,7 @@ from refusal_lightning.directions.staging import ProvenOut, ScoreKind, ScoreTask
 from refusal_lightning.interventions import capture_residuals, intervene, row_ablation, row_addition, skip_blocks
 from refusal_lightning.models import ChatModel
 from refusal_lightning.modules.base import ModelModule
+from refusal_lightning.modules.host_memory import room_to_keep
 from refusal_lightning.modules.prompt_passes import Bucket, PromptSetTokens, last_logits, prefix_pass
 from refusal_lightning.modules.shortcuts import exact_shortcuts
 
@@ -70,6 +71,8 @@ class ScoreModule(ModelModule):
         self._bounds, self._proven_out, self._tell = bounds, proven_out, tell
         self._resid_pre: list[dict[int, Tensor]] = []
         self._prefix_resid_pre: dict[int, Tensor] = {}
+        self._baseline_past: list[tuple[Tensor, Tensor]] = []
+        self._again: tuple[int, int, Tensor] | None = None
 
     def on_predict_start(self) -> None:
         found = exact_shortcuts(self.bridge, self._prompts, self.input_device, lambda s: self._tell(f"select: {s}"))
@@ -80,26 +83,41 @@ class ScoreModule(ModelModule):
                 self._run_baseline()
 
     def _run_baseline(self) -> None:
-        """Keep the baseline's ``resid_pre`` of every layer, of the shared beginning and of what follows."""
+        """Keep the baseline's ``resid_pre`` of every layer, of the shared beginning and of what follows.
+
+        Of what follows, only as far as there is room: the rest is computed again, a layer at a time.
+        """
         layers = range(self.model.n_layers)
 
-        def captured_of(run: Callable[[], object]) -> dict[int, Tensor]:
-            with capture_residuals(self.bridge, ["resid_pre"], layers, lambda x: x) as captured:
-                run()
-            return {layer: captured["resid_pre", layer] for layer in layers if ("resid_pre", layer) in captured}
-
-        past: list[tuple[Tensor, Tensor]] = []
-
         def beginning() -> None:
-            past.extend(prefix_pass(self._hf, self._tokens.prefix, 1))
+            self._baseline_past = prefix_pass(self._hf, self._tokens.prefix, 1)
 
-        self._prefix_resid_pre = captured_of(beginning)
+        self._prefix_resid_pre = self._captured(beginning, layers)
+        room = room_to_keep(self.input_device, self.trainer.num_devices)
+        token = len(layers) * self.model.d_model * self._hf.get_input_embeddings().weight.itemsize
         for bucket in self._tokens.buckets:
-            rows = torch.zeros(len(bucket.ids), dtype=torch.long, device=self.input_device)
-            self._resid_pre.append(captured_of(lambda: last_logits(self._hf, bucket.ids, bucket.mask, past, rows)))  # noqa: B023
+            room -= bucket.ids.numel() * token
+            self._resid_pre.append(self._baseline_of(bucket, layers) if room >= 0 else {})
+
+    def _captured(self, run: Callable[[], object], layers: Sequence[int]) -> dict[int, Tensor]:
+        with capture_residuals(self.bridge, ["resid_pre"], layers, lambda x: x) as captured:
+            run()
+        return {layer: captured["resid_pre", layer] for layer in layers if ("resid_pre", layer) in captured}
+
+    def _baseline_of(self, bucket: Bucket, layers: Sequence[int]) -> dict[int, Tensor]:
+        rows = torch.zeros(len(bucket.ids), dtype=torch.long, device=self.input_device)
+        return self._captured(lambda: last_logits(self._hf, bucket.ids, bucket.mask, self._baseline_past, rows), layers)
+
+    def _start(self, number: int, layer: int) -> Float[Tensor, "prompt token d_model"]:
+        """What the baseline has at a layer for a bucket: kept, or made for all candidates of the layer that follow."""
+        kept = self._resid_pre[number]
+        if not kept and (self._again is None or self._again[:2] != (number, layer)):
+            made = self._baseline_of(self._tokens.buckets[number], [layer])
+            self._again = (number, layer, made[layer])
+        return kept[layer] if kept else self._again[2]  # type: ignore[index]
 
     def on_predict_end(self) -> None:
-        self._resid_pre, self._prefix_resid_pre = [], {}
+        self._resid_pre, self._prefix_resid_pre, self._baseline_past, self._again = [], {}, [], None
 
     def predict_step(self, task: ScoreTask, batch_idx: int = 0) -> ScoreResult:
         directions = torch.stack([self.directions[place] for place in task.places]).to(self.input_device)
@@ -173,7 +191,7 @@ class ScoreModule(ModelModule):
             with intervene(self.bridge, row_ablation(directions[rows])):
                 return last_logits(self._hf, ids, mask, past, rows)
         layer = task.places[0][1]
-        start = self._resid_pre[number][layer].repeat(len(candidates), 1, 1) if self._skips else None
+        start = self._start(number, layer).repeat(len(candidates), 1, 1) if self._skips else None
         with self._from_layer(layer, start), intervene(self.bridge, row_addition(directions[rows], layer)):
             return last_logits(self._hf, ids, mask, past, rows)
 

@@ -18,6 +18,7 @@ from refusal_lightning.config import (
 )
 from refusal_lightning.files import writable_folder
 from refusal_lightning.planning.arithmetic import Arithmetic
+from refusal_lightning.planning.throughput import ASSUMED, Throughput, measured, stage_seconds
 from refusal_lightning.stages.console import say
 from refusal_lightning.stages.files import write_json
 from refusal_lightning.stages.model import open_model
@@ -66,7 +67,7 @@ def plan(
     spread = model.device_map is not None or trainer.strategy == "device_map"
     stages = {
         "cache": cache_plan(subject, lengths, geometry.shard_prompts, cache.batch_size),
-        "select": select_plan(subject, chat, data, select),
+        "select": select_plan(subject, chat, data, select, device),
         "evaluate": evaluate_plan(subject, chat, data, evaluate, device, spread),
     }
     host = LIBRARIES + SHARDS * shard_bytes
@@ -84,10 +85,11 @@ def plan(
     say(_placement_line(fits.strategy, fits.memory, device, devices, trainer.num_nodes))
     say()
     say(f"{'at most':10}{'prompts':>10}{'tokens':>14}{'FLOPs':>12}{'time':>10}{'memory per device':>20}")
+    speed = _speed(plan, subject)
     parts = devices if fits.strategy == "device_map" else 1
     rows: dict[str, dict[str, Any]] = {}
     for name, stage in stages.items():
-        seconds = stage.flops / (plan.tflops * 1e12 * copies) + stage.reads / (plan.gb_per_s * 1e9 * copies)
+        seconds = stage_seconds(stage.flops, stage.reads, weights, copies, speed)
         memory = (weights + stage.kept) / parts + stage.work + (LIBRARIES if on_cpu else 0)
         if name == "cache" and on_cpu:
             memory += SHARDS * shard_bytes
@@ -97,8 +99,9 @@ def plan(
             f"{f'{memory / 1e9:.2f} GB':>20}"
         )
     say(
-        f"times at {plan.tflops:g} TFLOP/s and {plan.gb_per_s:g} GB/s per device (plan.tflops, plan.gb_per_s), with "
-        f"{copies} {'copy' if copies == 1 else 'copies'} of the model at work; `select` is usually done after a "
+        f"times at {speed.tflops:.3g} TFLOP/s and {speed.gb_per_s:.3g} GB/s per device ({speed.source}; plan.tflops, "
+        f"plan.gb_per_s), start-up included, with {copies} {'copy' if copies == 1 else 'copies'} of the model at work; "
+        "`select` is usually done after a "
         "fraction of this, and answers end before evaluate.max_new_tokens"
     )
     say(_store_line(disk, encoding.compression, bool(ratios)))
@@ -112,10 +115,21 @@ def plan(
                 "copies": fits.copies,
                 "memory_per_device": fits.memory,
                 "device_memory": device,
+                "throughput": speed._asdict(),
                 "stages": rows,
                 "store": asdict(disk),
             },
         )
+
+
+def _speed(plan: PlanConfig, subject: Subject) -> Throughput:
+    """What is stated; the rest is measured of CPUs and assumed of GPUs."""
+    if plan.tflops is not None and plan.gb_per_s is not None:
+        return Throughput(plan.tflops, plan.gb_per_s, "stated")
+    text = subject.config.get_text_config()
+    d_mlp = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    found = measured(subject.dtype, text.hidden_size, d_mlp) if subject.on_cpu else ASSUMED
+    return Throughput(plan.tflops or found.tflops, plan.gb_per_s or found.gb_per_s, found.source)
 
 
 def _device(trainer: TrainerConfig, plan: PlanConfig) -> tuple[float, int, bool]:

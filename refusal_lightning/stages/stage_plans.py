@@ -83,26 +83,33 @@ def cache_plan(subject: Subject, lengths: list[int], shard_prompts: int, batch_s
     return StagePlan(len(lengths), _tokens(batches), flops, 0.0, 0.0, _widest(subject, batches))
 
 
-def select_plan(subject: Subject, chat: ChatModel, data: DataConfig, select: SelectConfig) -> StagePlan:
-    """All three scores of every candidate that is not pruned, each prompt whole, for each estimator.
+def select_plan(subject: Subject, chat: ChatModel, data: DataConfig, select: SelectConfig, device: float) -> StagePlan:
+    """All three scores of every candidate (but the pruned, unless all are asked for), each prompt whole, for each
+    estimator.
 
-    Induce scores begin at the candidate's layer.
+    Induce scores begin at the candidate's layer, with what the baseline has there: it is kept at every layer, as far
+    as there is room.
     """
+    from refusal_lightning.modules.host_memory import KEPT_SHARE
+    from refusal_lightning.planning.memory import ITEM_BYTES
+
     sets = drawn_sets(chat, data)
-    kept = chat.n_layers - (int(chat.n_layers * select.prune_layers) if select.prune_layers is not None else 0)
-    candidates = chat.n_positions * kept * len(select.estimators)
+    pruned = select.prune_layers is not None and select.mode == "staged"
+    layers = chat.n_layers - (int(chat.n_layers * (select.prune_layers or 0)) if pruned else 0)
+    candidates = chat.n_positions * layers * len(select.estimators)
     harmful, harmless = (
         _batches([len(ids) for ids in sets[name].token_ids], select.batch_size)
         for name in ("harmful_val", "harmless_val")
     )
-    above = sum(1 - layer / chat.n_layers for layer in range(kept)) / kept
+    above = sum(1 - layer / chat.n_layers for layer in range(layers)) / layers
+    baseline = float(_tokens(harmless) * chat.n_layers * chat.d_model * ITEM_BYTES[subject.dtype])
     passes = subject.arithmetic.prompts(harmful) + (1 + above) * subject.arithmetic.prompts(harmless)
     return StagePlan(
         prompts=len(sets["harmful_val"]) + len(sets["harmless_val"]),
         tokens=round(candidates * (_tokens(harmful) + (1 + above) * _tokens(harmless))),
         flops=candidates * passes,
         reads=0.0,
-        kept=0.0,
+        kept=min(baseline, KEPT_SHARE * max(0.0, device - subject.weights)),
         work=_widest(subject, [(select.batch_size, max(tokens for _, tokens in harmful + harmless))]),
     )
 

@@ -18,6 +18,7 @@ from refusal_lightning.modules import batch_size, generation, loss
 from refusal_lightning.modules.activations import ActivationBatch, ActivationModule, PromptBatch
 from refusal_lightning.modules.generation import Answers, GenerationBatch, GenerationModule
 from refusal_lightning.modules.loss import LossBatch, LossModule, LossSums
+from refusal_lightning.planning import throughput
 from refusal_lightning.stages import stage_plans
 from runs import write_config, write_data
 
@@ -88,9 +89,13 @@ def test_a_model_of_which_there_is_only_a_configuration(config, tmp_path, tiny_l
 
 
 def test_time_and_memory_follow_what_is_stated(config, tmp_path):
-    first, second = (planned(config, tmp_path, "--plan.tflops", t) for t in ("1", "2"))
-    assert first["stages"]["cache"]["seconds"] == pytest.approx(2 * second["stages"]["cache"]["seconds"])
-    slow = planned(config, tmp_path, "--plan.gb_per_s", "1", "--plan.tflops", "1")
+    stated = ["--plan.gb_per_s", "10", "--plan.tflops"]
+    first, second = (planned(config, tmp_path, *stated, t) for t in ("0.00001", "0.00002"))
+    assert first["throughput"] == {"tflops": 0.00001, "gb_per_s": 10, "source": "stated"}
+    start = throughput.START_UP + first["weights_bytes"] / throughput.LOADED
+    work = [plan["stages"]["cache"]["seconds"] - start for plan in (first, second)]
+    assert work[0] == pytest.approx(2 * work[1]) == pytest.approx(first["stages"]["cache"]["flops"] / 1e7)
+    slow = planned(config, tmp_path, "--plan.gb_per_s", "1", "--plan.tflops", "0.00001")
     assert slow["stages"]["evaluate"]["seconds"] > first["stages"]["evaluate"]["seconds"]
     wide = planned(config, tmp_path, "--cache.batch_size", "30")
     assert wide["stages"]["cache"]["work"] > first["stages"]["cache"]["work"]
@@ -185,6 +190,30 @@ def test_no_prompts_to_answer(config, tmp_path, losses):
     more = ["--evaluate.harmful", "[]", "--evaluate.harmless", "[]", "--evaluate.losses", losses]
     stage = planned(config, tmp_path, *more)["stages"]["evaluate"]
     assert (stage["prompts"], stage["tokens"], stage["flops"]) == (0, 0, 0)
+
+
+def test_speed_is_measured_on_a_cpu_and_assumed_of_a_gpu(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(throughput, "SECONDS", 0.01)
+    here = planned(config, tmp_path, "--trainer.accelerator", "cpu")["throughput"]
+    assert here["source"] == "measured here" and 0 < here["tflops"] < 50 and 0 < here["gb_per_s"] < 5000
+    assert "(measured here; plan.tflops, plan.gb_per_s), start-up included" in capsys.readouterr().out
+    gpu = ["--trainer.accelerator", "auto", "--plan.device_memory_gb", "80"]
+    assert planned(config, tmp_path, *gpu)["throughput"]["source"] == "assumed"
+    assert "100 TFLOP/s and 2e+03 GB/s" in capsys.readouterr().out
+
+
+def test_what_select_keeps_and_how_many_candidates_it_has(config, tmp_path):
+    """The baseline at every layer, as far as there is room; no pruned layers where all candidates are asked for."""
+    more = ["--select.prune_layers", "0.5", "--plan.tflops", "1", "--plan.gb_per_s", "1"]
+    staged, exhaustive = (
+        planned(config, tmp_path, *more, "--select.mode", mode)["stages"]["select"] for mode in ("staged", "exhaustive")
+    )
+    assert exhaustive["flops"] > 1.5 * staged["flops"] and exhaustive["tokens"] > 1.5 * staged["tokens"]
+    model, _ = tiny_model("llama", 0)
+    each = model.config.num_hidden_layers * model.config.hidden_size * 4
+    assert staged["kept"] > 0 and staged["kept"] % each == 0 and staged["kept"] / each < staged["tokens"]
+    small = planned(config, tmp_path, *more, "--plan.device_memory_gb", "0.0015")["stages"]["select"]
+    assert small["kept"] < staged["kept"]
 
 
 def test_mistakes(config, tmp_path, capsys):
