@@ -93,7 +93,8 @@ class ScoreModule(ModelModule):
             self._baseline_past = prefix_pass(self._hf, self._tokens.prefix, 1)
 
         self._prefix_resid_pre = self._captured(beginning, layers)
-        room = room_to_keep(self.input_device, self.trainer.num_devices)
+        processes = 1 if self._trainer is None else self._trainer.num_devices  # none: a check, outside of any loop
+        room = room_to_keep(self.input_device, processes)
         token = len(layers) * self.model.d_model * self._hf.get_input_embeddings().weight.itemsize
         for bucket in self._tokens.buckets:
             room -= bucket.ids.numel() * token

@@ -117,11 +117,11 @@ def test_rows_decoded_at_a_time(config, tmp_path, monkeypatch, more):
     used: list[tuple[int, int, int]] = []
     decode = generation.decode_rows
 
-    def noted(model: Any, rows: Any, interventions: Any, stop_ids: Any, new: int, n_rows: int, sampling: Any) -> Any:
+    def noted(model: Any, rows: Any, interventions: Any, stop_ids: Any, new: int, n_rows: int, *more: Any) -> Any:
         config = model.model.config.get_text_config()
         longest = max(len(row.token_ids) for row in rows) + new
         used.append((n_rows, len(rows), batch_size.row_bytes(config, longest, 4)))
-        return decode(model, rows, interventions, stop_ids, new, n_rows, sampling)
+        return decode(model, rows, interventions, stop_ids, new, n_rows, *more)
 
     monkeypatch.setattr(generation, "decode_rows", noted)
     assert main(["evaluate", "--config", config, *more]) == 0
@@ -212,7 +212,7 @@ def test_what_select_keeps_and_how_many_candidates_it_has(config, tmp_path):
     model, _ = tiny_model("llama", 0)
     each = model.config.num_hidden_layers * model.config.hidden_size * 4
     assert staged["kept"] > 0 and staged["kept"] % each == 0 and staged["kept"] / each < staged["tokens"]
-    small = planned(config, tmp_path, *more, "--plan.device_memory_gb", "0.0015")["stages"]["select"]
+    small = planned(config, tmp_path, *more, "--plan.device_memory_gb", "0.0003")["stages"]["select"]
     assert small["kept"] < staged["kept"]
 
 
