@@ -72,7 +72,6 @@ def cache(model: ModelConfig, data: DataConfig, store: StoreConfig, trainer: Tra
     if not lacking:
         say(f"cache: nothing to do, all {len(tokens)} prompts are in {url}")
         return
-    _refuse_foreign_shards(opened, tokens)
     needed = opened.estimate_for(records)
     say(
         f"cache: {len(lacking)} of {len(tokens)} prompts to run, about {needed.likely_bytes / 1e6:,.0f} MB (at most "
@@ -129,16 +128,6 @@ def _refuse_short_prompts(layout: Layout, tokens: Mapping[str, Sequence[int]]) -
         )
 
 
-def _refuse_foreign_shards(store: ActivationStore, tokens: Mapping[str, Sequence[int]]) -> None:
-    """A shard is written whole, so one planned with other prompts beside ours cannot be computed from ours alone."""
-    foreign = {prompt for shard in store.pending(list(tokens)) for prompt in shard.hashes} - set(tokens)
-    if foreign:
-        raise UserError(
-            f"a run that did not finish planned {len(foreign)} further prompts in {store.url}, beside some of these; "
-            "run `cache` with that configuration to the end first, or choose another store.root"
-        )
-
-
 def records_of(sets: Iterable[PromptSet], labels: Sequence[str] = HARMTYPES) -> list[PromptRecord]:
     """One record per different prompt, shortest first, so that a shard's prompts are of similar length.
 
@@ -185,7 +174,8 @@ def fill(
         return PromptBatch(shard.index, rows, *left_pad([tokens[shard.hashes[row]] for row in rows]))
 
     def plan() -> None:
-        store.add_prompts(records, made_with)
+        # A run that did not finish, and whose data may be gone, leaves shards of its prompts and some of ours.
+        store.add_prompts(records, made_with, apart=True)
 
     last = store.layout.positions
     module = ActivationModule(

@@ -139,7 +139,7 @@ class ActivationStore:
         self.refresh()
         complete = self._complete_shards()
         size = self._manifest.geometry.shard_prompts
-        rows = [row for row, record in enumerate(self._plan.records) if record]
+        rows = self._plan.rows.tolist()
         return Prompts.of([self._plan.records[r] for r in rows], rows, [r // size in complete for r in rows])
 
     def refresh(self) -> None:
@@ -152,36 +152,40 @@ class ActivationStore:
 
     # ---- planning
 
-    def add_prompts(self, records: Sequence[PromptRecord], made_with: Mapping[str, Any] | None = None) -> int:
+    def add_prompts(
+        self, records: Sequence[PromptRecord], made_with: Mapping[str, Any] | None = None, *, apart: bool = False
+    ) -> int:
         """Plan rows for the prompts that are lacking, in the order given; how many were. No data are written yet.
 
         ``made_with`` is any JSON that the manifest keeps beside them for people to read, such as package versions.
-        Raises UserError if another process is planning all the while, or if the store cannot be written.
+        ``apart`` plans those again whose shard is not complete and holds other prompts too, as a run leaves it that
+        did not finish: what it planned stays and may still be written, and from now on the new rows count.
+        Raises UserError if the store cannot be written.
         """
         note = plain_json(made_with or {}, self.url)
         self._objects.sweep()
         self.refresh()
-        while any(record.hash not in self._plan.row_of for record in records):
+        while True:
+            again = self._plan.beside_others([r.hash for r in records], self._complete_shards()) if apart else set()
+            if not again and all(record.hash in self._plan.row_of for record in records):
+                return 0
             known = self._logged if self._logged.digests else log.begin(self._objects, self._logged)
-            logged = log.append(self._objects, known, records, note)
+            logged = log.append(self._objects, known, records, note, again)
             if logged is None:  # another process planned first: behind what it planned
                 self.refresh()
                 continue
             self._take(logged)
             self._drop_left_over(range(len(known.plan.shards), len(self._plan.shards)))
             self._publish()
-            return len(logged.plan.row_of) - len(known.plan.row_of)
-        return 0
+            return logged.manifest.segments[-1].prompts
 
     def pending(self, hashes: Sequence[str] | None = None) -> list[Shard]:
-        """Planned shards that are not complete, all of them or those that hold any of the prompts."""
+        """Planned shards that are not complete, those of all prompts or of some."""
         self.refresh()
-        complete = self._complete_shards()
-        lacking = [shard for shard in self._plan.shards if shard.index not in complete]
-        if hashes is None:
-            return lacking
-        wanted = set(hashes)
-        return [shard for shard in lacking if not wanted.isdisjoint(shard.hashes)]
+        complete, size = self._complete_shards(), self._manifest.geometry.shard_prompts
+        row_of = self._plan.row_of
+        rows = self._plan.rows if hashes is None else np.array([row_of[h] for h in hashes if h in row_of], np.int64)
+        return [self._plan.shards[index] for index in np.unique(rows // size).tolist() if index not in complete]
 
     def lacking(self, hashes: Sequence[str]) -> list[str]:
         """Those of the prompts (each once) whose data are not complete, planned or not."""
@@ -288,9 +292,9 @@ class ActivationStore:
     def complete_rows(self) -> np.ndarray:
         """[prompt] int64: rows of all prompts whose data are complete by now, ascending."""
         self.refresh()
-        complete = self._complete_shards()
-        rows = [shard.rows for shard in self._plan.shards if shard.index in complete]
-        return np.concatenate([np.arange(r.start, r.stop) for r in rows] or [np.zeros(0, np.int64)])
+        complete = np.array(sorted(self._complete_shards()), np.int64)
+        rows = self._plan.rows
+        return rows[np.isin(rows // self._manifest.geometry.shard_prompts, complete)]
 
     def read(
         self,

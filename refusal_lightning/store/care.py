@@ -130,6 +130,7 @@ def _problems(
 def _data_problems(objects: Objects, logged: Logged, progress: Callable[[int, int], None] | None) -> list[Problem]:
     problems: list[Problem] = []
     shards = logged.plan.shards
+    needed = set((logged.plan.rows // logged.manifest.geometry.shard_prompts).tolist())
     tasks: list[tuple[Source, int]] = []
     for name, source in sources(objects, logged).items():
         there = {number: file for file in objects.sizes(name) if (number := shard_number(file)) is not None}
@@ -140,7 +141,7 @@ def _data_problems(objects: Objects, logged: Logged, progress: Callable[[int, in
         for shard in shards:
             if shard.index in there:
                 tasks.append((source, shard.index))
-            else:
+            elif shard.index in needed:
                 key = shard_key(source.spec, shard.index)
                 what = f"shard {shard.index} of {name} is not there (yet); `cache` computes it"
                 problems.append(Problem(what, key, name, shard.index, missing=True))

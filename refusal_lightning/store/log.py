@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -67,10 +67,14 @@ def put(objects: Objects, number: int, data: bytes) -> bool:
 
 
 def append(
-    objects: Objects, known: Logged, records: Sequence[PromptRecord], made_with: dict[str, Any]
+    objects: Objects,
+    known: Logged,
+    records: Sequence[PromptRecord],
+    made_with: dict[str, Any],
+    again: Collection[str] = (),
 ) -> Logged | None:
-    """Plan the prompts that are lacking behind what is known; None if another process planned there first."""
-    rows, fresh, shards = known.plan.new_rows(records)
+    """Plan prompts that are lacking, or planned ``again``, behind what is known; None if another process did first."""
+    rows, fresh, shards = known.plan.new_rows(records, again)
     if not fresh:
         return known
     segment = known.manifest.next_segment(shards, fresh, made_with)

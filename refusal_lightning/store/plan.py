@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -20,8 +20,13 @@ class Plan:
 
     @cached_property
     def row_of(self) -> dict[str, int]:
-        """Row of each prompt, by hash."""
+        """Row of each prompt, by hash; of one that was planned again, the later."""
         return {record.hash: row for row, record in enumerate(self.records) if record}
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """[prompt] int64: the row of every prompt, ascending."""
+        return np.sort(np.fromiter(self.row_of.values(), np.int64, len(self.row_of)))
 
     @cached_property
     def shards(self) -> tuple[Shard, ...]:
@@ -50,14 +55,23 @@ class Plan:
             return 0
         return self.shards[-1].index * (self.geometry.shard_tokens or 0) + sum(self.shards[-1].n_tokens)
 
-    def new_rows(self, records: Sequence[PromptRecord]) -> tuple[list[PromptRecord | None], list[PromptRecord], int]:
-        """Rows to append for the prompts that are lacking: (rows with gaps, the prompts, their shards).
+    def beside_others(self, hashes: Collection[str], complete: Collection[int]) -> set[str]:
+        """Those of the prompts whose shard is not complete and holds others, without which it cannot be written."""
+        wanted, size = set(hashes), self.geometry.shard_prompts
+        shards = {self.row_of[prompt] // size for prompt in wanted & self.row_of.keys()} - set(complete)
+        mixed = {index for index in shards if not wanted.issuperset(self.shards[index].hashes)}
+        return {prompt for prompt in wanted & self.row_of.keys() if self.row_of[prompt] // size in mixed}
+
+    def new_rows(
+        self, records: Sequence[PromptRecord], again: Collection[str] = ()
+    ) -> tuple[list[PromptRecord | None], list[PromptRecord], int]:
+        """Rows to append for prompts that are lacking or planned ``again``: (rows with gaps, prompts, their shards).
 
         The first shard starts on a fresh boundary, since no shard is ever written twice.
         """
         first: dict[str, PromptRecord] = {}
         for record in records:
-            if record.hash not in self.row_of:
+            if record.hash not in self.row_of or record.hash in again:
                 first.setdefault(record.hash, record)
         fresh = list(first.values())
         if not fresh:

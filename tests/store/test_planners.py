@@ -15,10 +15,10 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stores import check, fill, filled, hashes, make, record, records
+from stores import LAYOUT, check, fill, filled, hashes, make, record, records, shard_arrays
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.store import ActivationStore, Layout, StoreError, log, verify
+from refusal_lightning.store import ActivationStore, Layout, StoreError, log, repair, verify
 from refusal_lightning.store.objects import LocalObjects, open_objects
 
 SMALL = Layout(("resid_pre",), (0,), (-1,), d_model=4)
@@ -151,6 +151,34 @@ def test_many_steps_of_two_planners(tmp_path):
             thread.join()
         assert state["running"] == 0
         _check_whole(url, range(16))
+
+
+def test_prompts_planned_beside_others_that_are_lost(tmp_path):
+    """A run that did not finish, and whose data are gone, blocks nobody: its prompts are planned again, apart."""
+    url = tmp_path / "s"
+    store = make(url, shard_bytes=5000)
+    store.add_prompts(records(range(30)))
+    (first, second, *_) = store.pending()
+    store.write_shard(first.index, shard_arrays(LAYOUT, first))
+    mine = [*range(first.n_rows + 2), 50]
+    other = ActivationStore.open(url)
+    assert other.add_prompts(records(mine)) == 1
+    assert other.add_prompts(records(mine), apart=True) == 2
+    pending = other.pending(hashes(mine))
+    assert {h for shard in pending for h in shard.hashes} == set(hashes(mine[-3:]))
+    for shard in pending:
+        other.write_shard(shard.index, shard_arrays(LAYOUT, shard))
+    check(ActivationStore.open(url), mine)
+    assert other.add_prompts(records(mine), apart=True) == 0
+    store.write_shard(second.index, shard_arrays(LAYOUT, second))  # the other run was alive after all
+    fill(ActivationStore.open(url))
+    check(other, [*range(30), 50])
+    assert len(other.prompts) == 31 == len(other.complete_rows()) and len(set(other.prompts.hash)) == 31
+    assert verify(url) == []
+    (url / log.key(1)).unlink()  # and the log can still be made again from what zarr readers see
+    repair(url)
+    check(ActivationStore.open(url), [*range(30), 50])
+    assert verify(url) == []
 
 
 def test_the_same_plan_from_two(tmp_path):
