@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 from jaxtyping import Float
 
@@ -21,13 +19,6 @@ def projections(
     A zero direction gives zeros.
     """
     return np.asarray(np.asarray(activations, dtype=np.float64) @ unit(direction))
-
-
-def projections_by_layer(
-    layers: Iterable[Float[np.ndarray, "prompt position d_model"]], direction: Float[np.ndarray, " d_model"]
-) -> Float[np.ndarray, "layer prompt position"]:
-    """The same at every layer, for one direction; ``layers`` is read one layer at a time."""
-    return np.stack([projections(activations, direction) for activations in layers])
 
 
 def spread(values: Float[np.ndarray, prompt * any]) -> dict[str, Float[np.ndarray, "*any"]]:

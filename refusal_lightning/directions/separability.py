@@ -20,6 +20,9 @@ Layer = tuple[
 ]
 """One layer's held-out activations of both classes, and its directions."""
 
+AT_ONCE = 4 << 20
+"""Weights (resamples x prompts) that are worked on at a time; each takes about 80 bytes."""
+
 
 @dataclass(frozen=True, eq=False)
 class Separability:
@@ -72,6 +75,11 @@ def auroc(
     """
     if harmful_weights is None or harmless_weights is None:
         harmful_weights, harmless_weights = np.ones((1, len(harmful))), np.ones((1, len(harmless)))
+    at_once = max(1, AT_ONCE // (len(harmful) + len(harmless)))
+    if len(harmful_weights) > at_once:  # a few copies of the weights, sorted: not of all rows at a time
+        parts = range(0, len(harmful_weights), at_once)
+        pairs_of = ((harmful_weights[i : i + at_once], harmless_weights[i : i + at_once]) for i in parts)
+        return np.concatenate([auroc(harmful, harmless, *pair) for pair in pairs_of])
     pooled = np.concatenate([harmful, harmless])
     if np.isnan(pooled).any():
         return np.full(len(harmful_weights), np.nan)

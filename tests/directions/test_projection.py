@@ -1,6 +1,6 @@
 import numpy as np
 
-from refusal_lightning.directions.projection import projections, projections_by_layer, spread
+from refusal_lightning.directions.projection import projections, spread
 
 
 def test_signed_length_along_the_unit_direction() -> None:
@@ -8,14 +8,6 @@ def test_signed_length_along_the_unit_direction() -> None:
     found = projections(activations, np.array([0.0, 7.0]))
     assert found.dtype == np.float64 and found.tolist() == [[4.0, -2.0]]
     assert projections(activations, np.zeros(2)).tolist() == [[0.0, 0.0]]
-
-
-def test_by_layer() -> None:
-    layers = np.random.default_rng(0).normal(size=(3, 5, 2, 4))
-    direction = np.array([1.0, 2, 3, 4])
-    found = projections_by_layer(iter(layers), direction)
-    assert found.shape == (3, 5, 2)
-    np.testing.assert_allclose(found, layers @ direction / np.linalg.norm(direction))
 
 
 def test_spread() -> None:

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from refusal_lightning.directions import separability as separability_module
 from refusal_lightning.directions.bootstrap import bootstrap_weights
 from refusal_lightning.directions.separability import auroc, separability
 
@@ -27,6 +28,15 @@ def test_auroc_equals_all_pairs_also_when_resampled(a: list[float], b: list[floa
         for i, j in zip(w, v, strict=True)
     ]
     np.testing.assert_allclose(auroc(harmful, harmless, w, v), expected)
+
+
+def test_resamples_a_few_at_a_time_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    harmful, harmless = rng.normal(size=70).round(1), rng.normal(size=60).round(1)
+    weights = bootstrap_weights(70, 50, rng), bootstrap_weights(60, 50, rng)
+    together = auroc(harmful, harmless, *weights)
+    monkeypatch.setattr(separability_module, "AT_ONCE", 7 * 130)
+    np.testing.assert_array_equal(auroc(harmful, harmless, *weights), together)
 
 
 def test_auroc_extremes() -> None:

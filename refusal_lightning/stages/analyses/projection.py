@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from refusal_lightning.directions.projection import projections_by_layer, spread
+from refusal_lightning.directions.projection import projections, spread
 from refusal_lightning.report.analysis_plots import Line, plot_lines
 from refusal_lightning.stages.analyses.material import LAYER, Analysis, Material
 
@@ -24,8 +24,9 @@ def analyse_projection(m: Material) -> Analysis:
     rows: list[dict[str, Any]] = []
     lines = []
     for (dataset, split, label), members in groups.items():
-        values = _projections(m, members, m.directions[m.selected])
-        numbers = spread(values)
+        direction = m.directions[m.selected]
+        of_layer = [spread(_projections(m, members, layer, direction)) for layer in m.layers]
+        numbers = {name: np.stack([found[name] for found in of_layer]) for name in of_layer[0]}
         for column, position in enumerate(m.positions):
             for layer in m.layers:
                 row = {"dataset": dataset, "split": split, "label": label, "prompts": len(members)}
@@ -52,13 +53,8 @@ def _groups(m: Material) -> tuple[dict[tuple[str, str, str], np.ndarray], int]:
 
 
 def _projections(
-    m: Material, rows: np.ndarray, direction: Float[np.ndarray, " d_model"]
-) -> Float[np.ndarray, "prompt layer position"]:
-    """Shard by shard and layer by layer: memory holds one layer of one shard, and the projections."""
-
-    def layers_of(part: np.ndarray) -> Iterator[np.ndarray]:
-        for layer in m.layers:
-            yield m.store.read("resid_pre", part, layers=[layer], positions=m.positions)[:, 0]
-
-    parts = [projections_by_layer(layers_of(part), direction) for part in m.store.by_shard(rows)]
-    return np.concatenate(parts, axis=1).swapaxes(0, 1)
+    m: Material, rows: np.ndarray, layer: int, direction: Float[np.ndarray, " d_model"]
+) -> Float[np.ndarray, "prompt position"]:
+    """Shard by shard: memory holds one layer of one shard, and one layer's projections."""
+    read = partial(m.store.read, "resid_pre", layers=[layer], positions=m.positions)
+    return np.concatenate([projections(read(part)[:, 0], direction) for part in m.store.by_shard(rows)])
