@@ -21,12 +21,13 @@ from refusal_lightning.config import (
 )
 from refusal_lightning.errors import UserError
 from refusal_lightning.files import write_bytes
+from refusal_lightning.models import ChatModel
 from refusal_lightning.stages.analyses import ANALYSES, Analysis, Material
 from refusal_lightning.stages.console import is_main_process, say
 from refusal_lightning.stages.files import digest, write_json, write_table
 from refusal_lightning.stages.made_from import MadeFrom, make_room, working
 from refusal_lightning.stages.model import open_model
-from refusal_lightning.stages.prompts import datasets_of, drawn_sets
+from refusal_lightning.stages.prompts import Filtered, datasets_of, drawn_sets
 from refusal_lightning.stages.refusal_tokens import settle_refusal_tokens
 from refusal_lightning.stages.runs import RunFolder, direction_digest
 from refusal_lightning.stages.select import estimated_directions, filter_prompts
@@ -77,25 +78,37 @@ def analyze(
             confidence=analyze.confidence,
             seed=analyze.seed,
         )
-        made_from = {
-            "model": chat.identity,
-            "store": opened.url,
-            "estimator": estimator,
-            "prompts": {
-                f.prompts.name: {"drawn": f.drawn, "kept": len(f.prompts), "hash": digest(f.prompts.hashes)}
-                for f in kept.values()
-            },
-            "selected": None if selected is None else {"pos": selected[0], "layer": selected[1]},
-            "direction": None if selected is None else selected[2],
-            "bootstrap": analyze.bootstrap,
-            "seed": analyze.seed,
-            "confidence": analyze.confidence,
-        }
+        made_from = _made_from(chat, opened.url, estimator, kept, selected, analyze)
         if "stability" in analyze.analyses and estimator not in ("mean_difference", "unit_mean_difference"):
             say(f"analyze: stability is that of the mean difference, whatever the estimator ({estimator})")
         _analyse(run, analyze.analyses, material, made_from)
         entry = {"config": {"analyze": asdict(analyze)}, "model": chat.identity, "direction": made_from["direction"]}
         run.record_stage("analyze", entry, seconds=time.perf_counter() - started)
+
+
+def _made_from(
+    chat: ChatModel,
+    store: str,
+    estimator: str,
+    kept: Mapping[str, Filtered],
+    selected: tuple[int, int, str] | None,
+    config: AnalyzeConfig,
+) -> MadeFrom:
+    """What every analysis depends on."""
+    return {
+        "model": chat.identity,
+        "store": store,
+        "estimator": estimator,
+        "prompts": {
+            f.prompts.name: {"drawn": f.drawn, "kept": len(f.prompts), "hash": digest(f.prompts.hashes)}
+            for f in kept.values()
+        },
+        "selected": None if selected is None else {"pos": selected[0], "layer": selected[1]},
+        "direction": None if selected is None else selected[2],
+        "bootstrap": config.bootstrap,
+        "seed": config.seed,
+        "confidence": config.confidence,
+    }
 
 
 def _analyse(run: RunFolder, names: Sequence[str], material: Material, made_from: MadeFrom) -> None:
