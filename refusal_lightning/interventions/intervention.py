@@ -95,15 +95,30 @@ def _project_out(unit: Float[Tensor, " d_model"]) -> HookFunction:
 @contextmanager
 def intervene(bridge: TransformerBridge | HookedModel, intervention: Intervention) -> Iterator[None]:
     """Run the body with the intervention's hooks on the model; they come off at the end, also after an exception."""
-    pairs = list(intervention.hooks(bridge.cfg.n_layers))
     facts = bridge.facts if isinstance(bridge, HookedModel) else block_facts(bridge)
+    pairs = list(intervention.hooks(bridge.cfg.n_layers))
     if intervention.everywhere is not None and not facts.adds_up:
-        taken = {name for name, _ in pairs}
-        streams = [f"blocks.{layer}.hook_{point}" for layer in range(bridge.cfg.n_layers) for point in STREAM]
-        more = [name for name in streams if name not in taken and name in bridge.hook_dict]
-        pairs = [*((name, intervention.everywhere) for name in more), *pairs]
+        pairs = _at_the_stream(pairs, intervention.everywhere, bridge)
     for name, _ in pairs:
         if name not in bridge.hook_dict:
             raise UserError(f"{intervention.name} needs the hook {name}, which this model's architecture does not have")
     with bridge.hooks(fwd_hooks=pairs):
         yield
+
+
+def _at_the_stream(
+    pairs: Sequence[tuple[str, HookFunction]], everywhere: HookFunction, bridge: TransformerBridge | HookedModel
+) -> list[tuple[str, HookFunction]]:
+    """The pairs that there are hooks for, and the stream itself: every block's input, middle and output.
+
+    Whatever writes into the stream, what reads it gets it with ``everywhere`` applied. Raises UserError where the
+    stream cannot be reached.
+    """
+    streams = [f"blocks.{layer}.hook_{point}" for layer in range(bridge.cfg.n_layers) for point in STREAM]
+    wanted = {name for name in streams if not name.endswith("mid") or name in bridge.hook_dict}
+    missing = sorted(wanted - set(bridge.hook_dict))
+    if missing:
+        raise UserError(f"this model writes into the residual stream unseen, and has no hook {missing[0]}")
+    kept = [(name, hook) for name, hook in pairs if name in bridge.hook_dict]
+    taken = {name for name, _ in kept}
+    return [*((name, everywhere) for name in streams if name in wanted - taken), *kept]

@@ -110,11 +110,9 @@ class ChatModel:
             except Exception as error:  # whatever an architecture's code makes of a first pass
                 what = f"{type(error).__name__}: " if not isinstance(error, OSError | ValueError) else ""
                 raise UserError(f"model {self.source!r} cannot be loaded: {what}{one_line(error)}") from error
-            if not facts.one_stream:
-                raise UserError(
-                    f"the blocks of {type(bridge.original_model).__name__} carry several residual streams that mix, so "
-                    "a direction has no single stream to be read from or ablated in; choose another model"
-                )
+            if facts.problem is not None:
+                name = type(bridge.original_model).__name__
+                raise UserError(f"{name} cannot be measured here: {facts.problem}; choose another model")
             self._bridge = bridge
             if self.when_loaded is not None:
                 try:

@@ -48,8 +48,9 @@ def decode_batch(
     max_new_tokens: int,
     choose: Choose,
     context: int | None = None,
+    cached: bool = True,
 ) -> list[list[int]]:
-    """The continuation of each left-padded prompt, with the model's own kind of cache.
+    """The continuation of each left-padded prompt, with the model's own kind of cache, or without any.
 
     A row that has met a stop token leaves the batch, so the rest does not pay for it. So does one that has filled the
     ``context``, in tokens: its last token could not be read.
@@ -57,7 +58,7 @@ def decode_batch(
     answers: list[list[int]] = [[] for _ in range(len(ids))]
     alive = list(range(len(ids)))
     n_tokens = mask.sum(-1).tolist()
-    cache = DynamicCache(config=model.config)
+    cache = DynamicCache(config=model.config) if cached else None
     tokens = ids
     for step in range(max_new_tokens):
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
@@ -66,7 +67,7 @@ def decode_batch(
             attention_mask=mask,
             position_ids=positions,
             past_key_values=cache,
-            use_cache=True,
+            use_cache=cached,
             logits_to_keep=1,
         ).logits[:, -1]
         chosen = choose(logits, alive, step).to(ids.device)
@@ -80,12 +81,11 @@ def decode_batch(
         if not going_on:
             break
         if len(going_on) < len(alive):
-            keep = torch.tensor(going_on, device=ids.device)
-            layers: list[Any] = list(cache.layers)
-            for layer in layers:  # each where its block is
-                layer.batch_select_indices(keep.to(layer.keys.device))
-            chosen, mask = chosen[keep], mask[keep]
+            keep: Any = torch.tensor(going_on, device=ids.device)
+            if cache is not None:
+                cache.reorder_cache(keep)  # recurrent layers' states too, each where its block is
+            chosen, mask, tokens = chosen[keep], mask[keep], tokens[keep]
             alive = [alive[row] for row in going_on]
-        tokens = chosen.unsqueeze(-1)
+        tokens = chosen.unsqueeze(-1) if cached else torch.cat([tokens, chosen.unsqueeze(-1)], dim=-1)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=-1)
     return answers

@@ -19,7 +19,7 @@ from refusal_lightning.modules.batch_size import rows_that_fit
 from refusal_lightning.modules.decoding import decode_batch
 from refusal_lightning.modules.refilling import Row, decode_rows
 from refusal_lightning.modules.sampling import Sampling
-from refusal_lightning.modules.shortcuts import keeps_columns, shares_exactly
+from refusal_lightning.modules.shortcuts import keeps_columns, shares_exactly, steps_exactly
 
 APART = 16
 """Rows at a time for models whose memory is not estimated."""
@@ -85,13 +85,15 @@ class GenerationModule(ModelModule):
 
     def _decode(self, model: HookedModel, rows: list[Row]) -> list[list[int]]:
         stop_ids = set(self.model.stop_ids)
-        apart = decodes_apart(self.model, model)
+        prompts, device = [row.token_ids for row in rows], self.model.input_device(self.device)
+        cached = steps_exactly(model.model, prompts, device, self._tell_evaluate)
+        apart = not cached or decodes_apart(self.model, model)
         longest = max(len(row.token_ids) for row in rows) + self.max_new_tokens
         n_rows = self.n_slots or (APART if apart else rows_that_fit(model.model, longest, self.trainer.num_devices))
         while True:
             try:
                 if apart:
-                    return self._decode_apart(model, rows, stop_ids, n_rows)
+                    return self._decode_apart(model, rows, stop_ids, n_rows, cached)
                 return decode_rows(
                     model,
                     rows,
@@ -100,7 +102,7 @@ class GenerationModule(ModelModule):
                     self.max_new_tokens,
                     n_rows,
                     self.sampling,
-                    self._shares(model, rows),
+                    shares_exactly(model.model, prompts, device, self._tell_evaluate),
                     self.model.context,
                 )
             except torch.OutOfMemoryError:
@@ -110,12 +112,13 @@ class GenerationModule(ModelModule):
             torch.cuda.empty_cache()
             self.tell(f"evaluate: out of GPU memory, going on with {n_rows} rows at a time (evaluate.batch_size)")
 
-    def _shares(self, model: HookedModel, rows: list[Row]) -> bool:
-        prompts = [row.token_ids for row in rows]
-        return shares_exactly(model.model, prompts, self.device, lambda s: self.tell(f"evaluate: {s}"))
+    def _tell_evaluate(self, text: str) -> None:
+        self.tell(f"evaluate: {text}")
 
-    def _decode_apart(self, model: HookedModel, rows: list[Row], stop_ids: set[int], size: int) -> list[list[int]]:
-        """Each intervention's rows by themselves, no newcomers, with the model's own cache."""
+    def _decode_apart(
+        self, model: HookedModel, rows: list[Row], stop_ids: set[int], size: int, cached: bool
+    ) -> list[list[int]]:
+        """Each intervention's rows by themselves, no newcomers, with the model's own cache, if any."""
         answers: list[list[int]] = [[] for _ in rows]
         device = self.model.input_device(self.device)
         for number, intervention in enumerate(self.interventions):
@@ -132,7 +135,7 @@ class GenerationModule(ModelModule):
                 ids, mask = (t.to(device) for t in left_pad([rows[i].token_ids for i in some]))
                 with intervene(model, intervention):
                     made = decode_batch(
-                        model.model, ids, mask, stop_ids, self.max_new_tokens, choose, self.model.context
+                        model.model, ids, mask, stop_ids, self.max_new_tokens, choose, self.model.context, cached
                     )
                 for i, answer in zip(some, made, strict=True):
                     answers[i] = answer

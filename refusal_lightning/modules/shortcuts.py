@@ -20,7 +20,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from refusal_lightning.interventions import capture_residuals, intervene, row_addition, skip_blocks
 from refusal_lightning.models.tokens import left_pad
-from refusal_lightning.modules.prompt_passes import last_logits, prefix_pass, shared_length
+from refusal_lightning.modules.prompt_passes import last_logits, positions, prefix_pass, shared_length
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -29,6 +29,7 @@ TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4}
 """Largest relative change of a row's logits; half precision: 0.1, since its rounding alone reaches some hundredths."""
 
 _shares: WeakKeyDictionary[Any, tuple[int, bool]] = WeakKeyDictionary()
+_steps: WeakKeyDictionary[Any, tuple[int, bool]] = WeakKeyDictionary()
 _skips: WeakKeyDictionary[Any, tuple[int, bool]] = WeakKeyDictionary()
 
 
@@ -74,6 +75,18 @@ def shares_exactly(model: Any, prompts: Sequence[Sequence[int]], device: Any, te
     return _remembered(_shares, model, prompts, shares)
 
 
+def steps_exactly(model: Any, prompts: Sequence[Sequence[int]], device: Any, tell: Callable[[str], None]) -> bool:
+    """Whether a token that is read after a prompt, from the model's own cache, gives what a whole pass does."""
+
+    def steps() -> bool:
+        exact = _steps_exactly(model, prompts, device)
+        if not exact:
+            tell("every token is decoded in a whole pass: on this architecture it cannot go on from a cache")
+        return exact
+
+    return _remembered(_steps, model, prompts, steps)
+
+
 def keeps_columns(config: Any) -> bool:
     """Whether every layer keeps its own keys and values of every token, or of those in a window.
 
@@ -115,6 +128,29 @@ def _continues_exactly(model: Any, prompts: Sequence[Sequence[int]], device: Any
     except Exception:  # whatever an architecture's code makes of a cache, there is the plain way
         return False
     return _same(model, continued, plain)
+
+
+@torch.inference_mode()
+def _steps_exactly(model: Any, prompts: Sequence[Sequence[int]], device: Any) -> bool:
+    ids, mask = _two(prompts, device)
+    plain = last_logits(model, ids, mask)
+    more = torch.cat([ids, plain.argmax(-1, keepdim=True).to(ids.device)], dim=1)
+    longer = torch.nn.functional.pad(mask, (0, 1), value=1)
+    cache = DynamicCache(config=model.config)
+    rest = [(ids, mask), (more[:, -1:], longer)]
+    try:
+        for tokens, seen in rest:
+            out = model(
+                input_ids=tokens,
+                attention_mask=seen,
+                position_ids=positions(seen)[:, -tokens.shape[1] :],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+    except Exception:  # whatever an architecture's code makes of a cache, there is the plain way
+        return False
+    return _same(model, out.logits[:, -1].float(), last_logits(model, more, longer))
 
 
 @torch.inference_mode()
