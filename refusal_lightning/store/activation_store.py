@@ -169,7 +169,10 @@ class ActivationStore:
             again = self._plan.beside_others([r.hash for r in records], self._complete_shards()) if apart else set()
             if not again and all(record.hash in self._plan.row_of for record in records):
                 return 0
-            known = self._logged if self._logged.digests else log.begin(self._objects, self._logged)
+            if not self._logged.digests:
+                self._take(log.begin(self._objects, self._logged))  # which another process may have gone on with
+                continue
+            known = self._logged
             logged = log.append(self._objects, known, records, note, again)
             if logged is None:  # another process planned first: behind what it planned
                 self.refresh()
@@ -416,13 +419,8 @@ class ActivationStore:
         self._sources = sources(self._objects, logged)
 
     def _publish(self) -> None:
-        """Write what zarr readers see; once more if another process has planned since, so that the newest stays."""
-        while True:
-            written = self._logged
-            planned.write(self._objects, written)
-            self.refresh()
-            if self._logged is written:
-                return
+        """Write what zarr readers see."""
+        self._take(planned.publish(self._objects, self._logged))
 
     def _mend(self) -> None:
         """Write what zarr readers see, where a process that planned was stopped before it had. If one may write."""
@@ -515,7 +513,7 @@ def refuse_foreign(objects: Objects, layout: Layout) -> None:
     known = {*coordinates.PER_PROMPT, *layout.array_names, "layer", "position", "token", "token_start", "results"}
     foreign = [name for name in objects.folders("") if name not in known]
     foreign += [name for name in objects.sizes("") if not name.endswith(".partial")]
-    if foreign:
+    if foreign and not log.numbers(objects):  # else another process has made the store at this moment
         raise UserError(
             f"{objects.url} holds other things ({', '.join(sorted(foreign)[:3])}): choose an empty place for the store"
         )

@@ -103,17 +103,29 @@ def repair(url: str | Path, storage_options: Mapping[str, Any] | None = None) ->
         logged = log.begin(objects, logged)
     for problem in problems:
         if problem.shard is not None:
-            if not (problem.unplanned and problem.shard < len(logged.plan.shards)):
+            if _is_still_wrong(objects, logged, problem):
                 objects.delete(problem.key)
-        elif problem.key.startswith(f"{results.FOLDER}/") and problem.key != results.GROUP:
+        elif problem.key in dict(results.problems(objects)) and problem.key != results.GROUP:
             objects.delete_folder(problem.key)
     if to_mend:
         results.write_group(objects)
-        planned.write(objects, logged)
+        planned.publish(objects, logged)
         for key in format1.LEFT:
             objects.delete(key)
     objects.sweep()
     return problems
+
+
+def _is_still_wrong(objects: Objects, logged: Logged, problem: Problem) -> bool:
+    """Whether a shard is as it was found: looking at all takes long, and a job may have put the right one there."""
+    assert problem.array is not None and problem.shard is not None
+    if problem.shard >= len(logged.plan.shards):
+        return True
+    try:
+        _check(sources(objects, logged)[problem.array], logged, problem.shard)
+    except StoreError:
+        return not problem.unplanned  # planned meanwhile: whoever did looks at what is left there
+    return False
 
 
 def _problems(
@@ -150,9 +162,8 @@ def _data_problems(objects: Objects, logged: Logged, progress: Callable[[int, in
     def check(task: tuple[Source, int], _: None) -> None:
         nonlocal done
         source, index = task
-        rows = sum(shards[index].n_tokens) if source.spec.dims[0] == "token" else shards[index].n_rows
         try:
-            check_shard(source, index, rows)
+            _check(source, logged, index)
         except StoreError as error:
             problems.append(Problem(str(error), shard_key(source.spec, index), source.spec.name, index))
         done += 1
@@ -161,6 +172,11 @@ def _data_problems(objects: Objects, logged: Logged, progress: Callable[[int, in
 
     run_all(check, tasks, lambda: None, thread_count(sum(source.spec.chunk_bytes for source, _ in tasks) * 8))
     return sorted(problems, key=lambda problem: problem.key)
+
+
+def _check(source: Source, logged: Logged, index: int) -> None:
+    shard = logged.plan.shards[index]
+    check_shard(source, index, sum(shard.n_tokens) if source.spec.dims[0] == "token" else shard.n_rows)
 
 
 def check_shard(source: Source, shard: int, rows: int) -> None:

@@ -85,7 +85,9 @@ def _planned_the_same(source: Objects, target: Objects, here: Logged) -> Logged:
     Raises UserError if it has planned other things.
     """
     there = current(target)
-    if there is not None and _goes_on_from(there.manifest, here.manifest, source.url, target.url):
+    if there is not None and _goes_on_from(there, here, source.url, target.url):
+        if there.digests and not planned.is_current(target, there):  # a copy was cut short before
+            planned.publish(target, there)
         return there
     if there is None:
         refuse_foreign(target, here.manifest.layout)
@@ -97,18 +99,25 @@ def _planned_the_same(source: Objects, target: Objects, here: Logged) -> Logged:
         log.begin(target, here)
     there = log.read(target)
     assert there is not None
-    planned.write(target, there)
-    return there
+    return planned.publish(target, there)
 
 
-def _goes_on_from(there: Manifest, here: Manifest, source: str, target: str) -> bool:
+def _goes_on_from(there: Logged, here: Logged, source: str, target: str) -> bool:
     """Whether what is planned there begins with what is planned here; False if it is the other way round."""
-    if lines := differences(_made_of(there), _made_of(here)):
+    if lines := differences(_made_of(there.manifest), _made_of(here.manifest)):
         raise UserError(f"{target} is no copy of {source}: " + "; ".join(lines) + ". Choose another place")
-    shared = min(len(there.segments), len(here.segments))
-    if there.segments[:shared] != here.segments[:shared]:
+    theirs, ours = there.manifest.segments, here.manifest.segments
+    shared = min(len(theirs), len(ours))
+    if theirs[:shared] != ours[:shared]:
         raise _both_planned(source, target)
-    return len(there.segments) >= len(here.segments)
+    logs = min(len(there.digests), len(here.digests))
+    unbound = here.manifest.shards if there.digests and not here.digests else 0
+    if there.digests[:logs] != here.digests[:logs] or unbound > there.manifest.unbound_shards:
+        raise UserError(  # shards say of which log they are, or nothing at all
+            f"{target} and {source} plan the same, and an older version of this package planned some of it between the "
+            "moments at which one and the other got a log, so nothing was copied; copy to another place"
+        )
+    return len(theirs) >= len(ours)
 
 
 def _both_planned(source: str, target: str) -> UserError:

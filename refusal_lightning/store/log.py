@@ -87,13 +87,21 @@ def append(
 def begin(objects: Objects, known: Logged) -> Logged:
     """The log of a store of format 1, from its manifest and plan: the same from any process, at any time.
 
-    Raises StoreError if there is another.
+    One that was begun before, and stopped, is gone on with: an older version of this package may have planned since.
+    Raises StoreError if there is one that planned other prompts.
     """
     old = known.manifest
-    head = replace(old, format=Manifest.format, segments=(), unbound_shards=old.shards)
-    create(objects, head)
-    logged = Logged(head, Plan(head.geometry, []), (head_entry(head)[1],))
-    for segment in old.segments:
+    create(objects, replace(old, format=Manifest.format, segments=(), unbound_shards=old.shards))
+    logged = read(objects)
+    assert logged is not None
+    head = logged.manifest
+    shared = min(len(head.segments), len(old.segments))
+    if head.segments[:shared] != old.segments[:shared]:
+        raise StoreError(
+            f"store {objects.url}: its log plans other prompts than its arrays hold: an older version of this package "
+            f"planned beside a newer one. Move {FOLDER} away to go on with what the arrays hold"
+        )
+    for segment in old.segments[shared:]:
         stop = min((segment.first_shard + segment.shards) * head.geometry.shard_prompts, len(known.plan.records))
         rows = trimmed(known.plan.records[len(logged.plan.records) : stop])
         data, digest = entry(logged, segment, rows)
@@ -124,9 +132,14 @@ def read(objects: Objects, known: Logged | None = None) -> Logged | None:
 
 
 def numbers(objects: Objects) -> set[int]:
-    """The entries that are there."""
+    """The entries that are there.
+
+    A listing made while entries are put may show a later one and not an earlier one, so that is asked for by name.
+    """
     names = [name.removesuffix(_END) for name in objects.sizes(FOLDER) if name.endswith(_END)]
-    return {int(name) for name in names if name.isdigit()}
+    found = {int(name) for name in names if name.isdigit()}
+    passed_over = set(range(max(found, default=0))) - found
+    return found | {number for number in passed_over if objects.size(key(number)) is not None}
 
 
 def read_entry(objects: Objects, number: int, before: Logged | None) -> Logged:

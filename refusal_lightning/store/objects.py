@@ -136,6 +136,9 @@ class LocalObjects:
                     _write_new(path, data)
                 except FileExistsError:
                     return False
+                except BaseException:
+                    path.unlink(missing_ok=True)  # half of it would be taken for all
+                    raise
             finally:
                 partial.unlink(missing_ok=True)
             _fsync_folder(path.parent)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from refusal_lightning.store import coordinates
+from refusal_lightning.store import coordinates, log
 from refusal_lightning.store.errors import StoreError
 from refusal_lightning.store.geometry import array_specs
 from refusal_lightning.store.log import Logged
@@ -27,6 +27,16 @@ def write(objects: Objects, store: Logged) -> None:
     for name, (values, dims) in columns(store).items():
         coordinates.write_array(objects, name, values, dims)
     objects.write(KEY, [[group_json(store.manifest)]])
+
+
+def publish(objects: Objects, store: Logged) -> Logged:
+    """Write it, and once more where another process has planned since, so that the newest stays; the store as then."""
+    while True:
+        write(objects, store)
+        newest = log.read(objects, store)
+        if newest is None or newest is store:
+            return store
+        store = newest
 
 
 def metadata(store: Logged) -> dict[str, bytes]:

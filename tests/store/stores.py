@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from refusal_lightning.store import ActivationStore, Encoding, Layout, PromptRecord, Shard
+from refusal_lightning.store import ActivationStore, Encoding, Layout, PromptRecord, Shard, format1, planned
 from refusal_lightning.store.layout import LOGITS
+from refusal_lightning.store.log import Logged
+from refusal_lightning.store.manifest import read_manifest
+from refusal_lightning.store.objects import LocalObjects
+from refusal_lightning.store.plan import Plan
 
 IDENTITY = {"model": "made-up", "revision": "1", "template": {"name": "none", "tokens": [1, 2]}}
 LAYOUT = Layout(("resid_pre", "attn_out"), (0, 1, 2), (-2, -1), d_model=8, vocab_size=11)
@@ -89,6 +94,17 @@ def filled(url: str | Path, numbers: Iterable[int] = range(40), **options: Any) 
     store.add_prompts(records(numbers))
     fill(store)
     return store
+
+
+def plan_in_format_1(url: Path, numbers: Iterable[int]) -> None:
+    """Plan further prompts in a store of format 1 as an older version of the package does, which knows no log."""
+    objects = LocalObjects(url)
+    manifest = read_manifest(objects)
+    assert manifest is not None and manifest.format == 1
+    known = format1.logged(objects, manifest).plan
+    rows, fresh, shards = known.new_rows(records(numbers))
+    manifest = replace(manifest, segments=(*manifest.segments, manifest.next_segment(shards, fresh, {})))
+    planned.write(objects, Logged(manifest, Plan(manifest.geometry, [*known.records, *rows])))
 
 
 def expected(layout: Layout, name: str, numbers: Sequence[int]) -> np.ndarray:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from stores import LAYOUT, RAGGED, check, fill, filled, hashes, make, record, records
+from stores import LAYOUT, RAGGED, check, fill, filled, hashes, make, plan_in_format_1, record, records
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.store import ActivationStore, StoreError, log, repair, verify
@@ -201,3 +201,23 @@ def test_a_log_half_made_from_format_1(stores, tmp_path, monkeypatch):
         fill(store)
         check(ActivationStore.open(url), range(25))
         assert verify(url) == []
+
+
+def test_an_older_version_plans_beside_a_log_that_was_begun(stores, tmp_path, monkeypatch):
+    """Killed between the log and what older versions see of it: the log is gone on with, nothing is stuck."""
+    url = shutil.copytree(stores["old eoi"], tmp_path / "s")
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "append", die)
+        with pytest.raises(KeyboardInterrupt):
+            ActivationStore.open(url).add_prompts(records(range(25)))
+    plan_in_format_1(url, range(30, 35))
+    assert len(ActivationStore.open(url).prompts) == 25
+    store = make(url)
+    assert store.add_prompts(records(range(40))) == 15
+    fill(store)
+    check(ActivationStore.open(url), range(40))
+    assert verify(url) == []

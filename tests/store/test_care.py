@@ -7,13 +7,14 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from stores import LAYOUT, RAGGED, check, data_files, expected, fill, filled, hashes, make, records
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.store import ActivationStore, StoreError, info, log, owner, repair, verify
+from refusal_lightning.store import ActivationStore, StoreError, care, info, log, owner, planned, repair, verify
 
 
 @pytest.fixture(scope="module")
@@ -221,9 +222,9 @@ def test_info(store):
 
 
 def test_care_of_no_store(tmp_path):
-    for care in (info, verify, repair):
+    for command in (info, verify, repair):
         with pytest.raises(UserError):
-            care(tmp_path)
+            command(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -245,3 +246,44 @@ def _recompute(store: ActivationStore) -> None:
     fill(again)
     assert verify(store.url) == []
     check(again, range(45))
+
+
+@pytest.mark.parametrize("what", ["shard", "result"])
+def test_what_a_job_puts_right_while_repair_looks(what, store, monkeypatch):
+    """To look at all takes long: what is right again by then is not dropped."""
+    url = Path(store.url)
+    if what == "shard":
+        shutil.copy(data_files(store)[0], data_files(store)[1])  # of other prompts: `cache` replaces it
+    else:
+        (url / "results" / "scores" / "zarr.json").rename(url / "aside")  # as while it is being saved
+    look = care._data_problems
+
+    def meanwhile(*args: Any) -> Any:
+        monkeypatch.undo()
+        found = look(*args)
+        if what == "shard":
+            fill(make(url))
+        else:
+            (url / "aside").rename(url / "results" / "scores" / "zarr.json")
+        return found
+
+    monkeypatch.setattr(care, "_data_problems", meanwhile)
+    repair(url)
+    assert verify(url) == []
+    check(ActivationStore.open(url), range(45))
+    assert store.load_result("scores") is not None
+
+
+def test_another_plans_while_repair_writes(store, monkeypatch):
+    """What zarr readers see is of the newest plan in the end."""
+    Path(store.url, "label", "c.0").unlink()
+    write = planned.write
+
+    def meanwhile(*args: Any) -> None:
+        monkeypatch.undo()
+        make(store.url).add_prompts(records(range(50)))
+        write(*args)
+
+    monkeypatch.setattr(planned, "write", meanwhile)
+    repair(store.url)
+    assert [problem.what for problem in verify(store.url) if not problem.missing] == []

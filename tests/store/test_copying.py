@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stores import RAGGED, check, fill, filled, hashes, make, records
+from stores import RAGGED, check, fill, filled, hashes, make, plan_in_format_1, records
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.store import ActivationStore, care
@@ -176,3 +176,38 @@ def test_a_target_with_left_over_shards(tmp_path):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     copy(store.url, tmp_path / "t.zarr")
     check(ActivationStore.open(tmp_path / "t.zarr"), range(10))
+
+
+def test_what_zarr_readers_see_of_a_copy_cut_short_is_written_when_it_goes_on(tmp_path):
+    """Cut at any file: the next copy has all of it, and not the log and the shards alone."""
+    local = filled(tmp_path / "s.zarr", range(10))
+    for files in (1, 3, 8, 20):
+
+        def cut(written: int, files: int = files) -> None:
+            if written == files:
+                raise Cut
+
+        with pytest.MonkeyPatch.context() as patch:
+            after_each_write(patch, cut)
+            with pytest.raises(Cut):
+                copy(local.url, tmp_path / str(files))
+        copy(local.url, tmp_path / str(files))
+        assert care.verify(tmp_path / str(files)) == []
+
+
+@pytest.mark.parametrize("source_has_a_log", [True, False])
+def test_an_older_version_planned_between_two_copies(source_has_a_log, format_1, tmp_path):
+    """Source and copy got their logs at different times, to which their shards are bound: nothing is put together."""
+    copy(format_1 / "eoi", tmp_path / "to")
+    plan_in_format_1(format_1 / "eoi", range(20, 25))
+    if source_has_a_log:
+        make(format_1 / "eoi").add_prompts(records(range(25, 30)))
+    with pytest.raises(UserError, match="an older version of this package planned some of it"):
+        copy(format_1 / "eoi", tmp_path / "to")
+    there = ActivationStore.open(tmp_path / "to")
+    assert len(there.prompts) == 20
+    fill(there)
+    check(there, range(20))
+    assert care.verify(there.url) == []
+    copy(format_1 / "eoi", tmp_path / "another")
+    assert len(ActivationStore.open(tmp_path / "another").prompts) == (30 if source_has_a_log else 25)

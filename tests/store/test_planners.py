@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from stores import LAYOUT, check, fill, filled, hashes, make, record, records, shard_arrays
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.store import ActivationStore, Layout, StoreError, log, repair, verify
+from refusal_lightning.store import ActivationStore, Layout, StoreError, activation_store, log, repair, verify
+from refusal_lightning.store import objects as store_objects
 from refusal_lightning.store.objects import LocalObjects, open_objects
 
 SMALL = Layout(("resid_pre",), (0,), (-1,), d_model=4)
@@ -220,6 +221,59 @@ def test_without_hard_links(code, tmp_path, monkeypatch):
     assert objects.create("x", b"1") and not objects.create("x", b"2") and objects.read("x") == b"1"
     check(ActivationStore.open(store.url), range(5))
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_no_half_entry_is_left_where_files_cannot_be_linked(tmp_path, monkeypatch):
+    """As on a full disk: half an entry could not be read, and nothing could be planned behind it."""
+    store = filled(tmp_path / "s", range(5))
+    write_new = store_objects._write_new
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    def half(path: Path, data: bytes) -> None:
+        write_new(path, data if path.name.endswith(".partial") else data[:10])
+        if not path.name.endswith(".partial"):
+            raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    monkeypatch.setattr(store_objects, "_write_new", half)
+    with pytest.raises(StoreError, match="full"):
+        store.add_prompts(records(range(9)))
+    monkeypatch.undo()
+    assert make(store.url).add_prompts(records(range(9))) == 4
+
+
+def test_a_listing_that_passes_over_an_entry(tmp_path, monkeypatch):
+    """A folder that is listed while entries are put may show the later of two and not the earlier."""
+    url = Path(filled(tmp_path / "s", range(5)).url)
+    make(url).add_prompts(records(range(9)))
+    make(url).add_prompts(records(range(12)))
+    before = {path: path.read_bytes() for path in url.rglob("*") if path.is_file()}
+    sizes = LocalObjects.sizes
+
+    def some(objects: LocalObjects, folder: str) -> Any:
+        return {name: size for name, size in sizes(objects, folder).items() if f"{folder}/{name}" != log.key(2)}
+
+    monkeypatch.setattr(LocalObjects, "sizes", some)
+    assert len(ActivationStore.open(url).prompts) == 12
+    assert [problem for problem in verify(url) if not problem.missing] == []
+    repair(url)  # must not take the entry behind it for one that follows on nothing
+    assert {path: path.read_bytes() for path in url.rglob("*") if path.is_file()} == before
+
+
+def test_another_process_makes_the_store_at_the_same_moment(tmp_path, monkeypatch):
+    """Between the look whether there is a store and the look whether there is something else."""
+    url = tmp_path / "s"
+    plan_geometry = activation_store.plan_geometry
+
+    def slow(*args: Any) -> Any:
+        monkeypatch.undo()
+        filled(url, range(5))
+        return plan_geometry(*args)
+
+    monkeypatch.setattr(activation_store, "plan_geometry", slow)
+    check(make(url), range(5))
 
 
 def test_an_entry_being_written_is_waited_for(tmp_path, monkeypatch):
