@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +23,7 @@ from refusal_lightning.stages.run_lock import held, held_for_a_moment
 HOLD = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from refusal_lightning.stages.run_lock import held
 with held(Path(sys.argv[1]), "select"):
     print("held", flush=True)
@@ -121,3 +125,28 @@ def test_moments_are_waited_for(tmp_path):
     for thread in threads:
         thread.join()
     assert counts == [60]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_no_lock_is_there_without_its_holder(links, tmp_path, monkeypatch):
+    """Who comes upon an empty one waits to see whose it is, and names nobody."""
+    path, seen = tmp_path / ".select.lock", []
+    real = Path.open
+
+    def look(self: Path, *args: Any, **options: Any) -> Any:
+        file = real(self, *args, **options)
+        if os.path.exists(path):  # noqa: PTH110
+            with open(path, "rb") as lock:  # noqa: PTH123
+                seen.append(lock.read())
+        return file
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    if links:
+        monkeypatch.setattr(Path, "open", look)
+    else:
+        monkeypatch.setattr(os, "link", refuse)
+    hold(tmp_path, "select")
+    assert b"" not in seen
+    assert list(tmp_path.iterdir()) == []

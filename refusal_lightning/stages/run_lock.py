@@ -105,12 +105,25 @@ class _Lock:
             self._path.unlink(missing_ok=True)
 
     def _create(self) -> bool:
+        """Whether it was put there: with its content, so that no one comes upon an empty one and cannot tell whose."""
+        aside = self._aside()
         try:
-            with self._path.open("xb") as file:
-                file.write(self._mine)
+            aside.write_bytes(self._mine)
+            try:
+                os.link(aside, self._path)
+            except FileExistsError:
+                return _read(self._path) == self._mine  # NFS may send a link twice
+            except OSError:  # no links here
+                with self._path.open("xb") as file:
+                    file.write(self._mine)
         except FileExistsError:
             return False
+        finally:
+            aside.unlink(missing_ok=True)
         return True
+
+    def _aside(self) -> Path:
+        return self._path.with_name(f"{self._path.name}.{uuid.uuid4().hex}")
 
     def _watch(self, found: bytes) -> Fate:
         """Look for signs of life, by this machine's clock alone: those of two machines may differ."""
@@ -127,7 +140,7 @@ class _Lock:
 
     def _remove(self, found: bytes) -> None:
         """Remove what was found, and nothing that another process has put in its place meanwhile."""
-        aside = self._path.with_name(f"{self._path.name}.{uuid.uuid4().hex}")
+        aside = self._aside()
         with suppress(FileNotFoundError):
             self._path.rename(aside)
             if _read(aside) != found:
