@@ -1,7 +1,7 @@
 """A store that holds nothing: its logits and activations follow from the row, so that it can be of any size.
 
-``python generated_store.py VOCABULARY FEW MANY`` filters and measures with few and with many prompts, as `select` does
-before its first pass, and prints by how many MB the peak of the second is above that of the first.
+``python generated_store.py VOCABULARY D_MODEL FEW MANY`` does with few and with many training prompts of each kind what
+`select` and `analyze` do with the store, and prints by how many MB the peak of the second is above that of the first.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from refusal_lightning.store import Layout
 
@@ -27,7 +28,9 @@ class GeneratedStore:
         self.vocabulary = vocabulary
         self._row = {name: row for row, name in enumerate(hashes)}
         self.is_harmful = np.array([name.startswith("harmful") for name in hashes])
-        self._noise = np.random.default_rng(0).standard_normal(vocabulary + len(hashes), dtype=np.float32)
+        self._noise = np.random.default_rng(0).standard_normal(
+            max(vocabulary, layers * positions * d_model) + len(hashes), dtype=np.float32
+        )
         self.largest = 0
         """Bytes of the largest piece that was read."""
 
@@ -40,9 +43,33 @@ class GeneratedStore:
         made[7] = 25.0 if self.is_harmful[row] and row % 10 else -25.0
         return made
 
+    def activations(self, rows: np.ndarray) -> np.ndarray:
+        """[prompt, layer, position, d_model]: the harmful ones are apart in one dimension."""
+        shape = len(self.layout.layers), len(self.layout.positions), self.layout.d_model
+        made = sliding_window_view(self._noise, int(np.prod(shape)))[rows].reshape(len(rows), *shape)
+        made[..., 3] += 2 * self.is_harmful[rows, None, None]
+        return made
+
+    def mean(self, name: str, hashes: Sequence[str], positions: Any = None) -> np.ndarray:
+        rows = self.rows(hashes)
+        parts = (self.read(name, part, None, np.float64, positions) for part in self.by_shard(rows))
+        return np.asarray(sum(part.sum(axis=0) for part in parts) / len(rows))
+
+    def by_shard(self, rows: np.ndarray) -> list[np.ndarray]:
+        return [rows[start : start + 500] for start in range(0, len(rows), 500)]
+
+    def lacking(self, hashes: Sequence[str]) -> list[str]:
+        return []
+
+    def complete_rows(self) -> np.ndarray:
+        return np.arange(len(self._row))
+
     def read(
         self, name: str, rows: np.ndarray, layers: Any = None, dtype: Any = np.float32, positions: Any = None
     ) -> Any:
+        if name == "resid_pre":
+            places = [slice(None) if x is None else list(x) for x in (layers, positions)]
+            return self.activations(rows)[:, places[0]][:, :, places[1]].astype(dtype)
         assert name == "next_token_logits"
         out = np.empty((len(rows), self.vocabulary), dtype)
         for place, row in enumerate(rows):
@@ -57,29 +84,59 @@ def names(count: int) -> dict[str, list[str]]:
     return {f"{k}_{s}": [f"{k} {s} {i}" for i in range(n)] for k in ("harmful", "harmless") for s, n in sizes.items()}
 
 
-def prepare(vocabulary: int, count: int) -> None:
-    """What comes before the first pass of `select`: refusal tokens, the filter, bounds of the KL score."""
+def prepare(vocabulary: int, d_model: int, count: int) -> tuple[Any, dict[str, Any]]:
+    """The store and the prompts kept, by what comes before the first pass of `select`: refusal tokens, the filter,
+    bounds of the KL score."""
     from refusal_lightning.config import SelectConfig
     from refusal_lightning.stages.prompts import PromptSet
     from refusal_lightning.stages.refusal_tokens import settle_refusal_tokens
+    from refusal_lightning.stages.scoring import score_bounds
     from refusal_lightning.stages.select import filter_prompts
+    from refusal_lightning.stages.stored_logits import StoredLogits
 
     sets = {name: PromptSet(name, hashes, [[1]] * len(hashes), hashes) for name, hashes in names(count).items()}
-    store: Any = GeneratedStore([h for s in sets.values() for h in s.hashes], 1, 1, 2, vocabulary)
+    store: Any = GeneratedStore([h for s in sets.values() for h in s.hashes], 2, 2, d_model, vocabulary)
     chat: Any = SimpleNamespace(refusal_ids=[], alias="made-up", tokenizer=SimpleNamespace(decode=str))
     settle_refusal_tokens(chat, store, sets["harmful_train"], sets["harmless_train"])
     assert chat.refusal_ids == [7]
     kept = filter_prompts(store, chat, sets, SelectConfig())
     expected = [h for h in sets["harmful_train"].hashes if store.rows([h])[0] % 10]
     assert kept["harmful_train"].prompts.hashes == expected and len(kept["harmless_train"].prompts) == count
-    try:
-        from refusal_lightning.stages.scoring import score_bounds
-        from refusal_lightning.stages.stored_logits import StoredLogits
-    except ImportError:
-        return
     logits = StoredLogits(store, sets["harmless_val"].hashes)
     assert len(score_bounds(1, logits)["kl"][0]) == count // 10
     np.testing.assert_array_equal(logits[[2, 0]], store.read("next_token_logits", logits._rows[[2, 0]]))
+    return store, kept
+
+
+def estimate(store: Any, kept: dict[str, Any]) -> None:
+    """Directions of every estimator, how sure a choice among them is, and every analysis."""
+    from refusal_lightning.config import DataConfig
+    from refusal_lightning.directions.estimators import ESTIMATORS
+    from refusal_lightning.directions.filters import Thresholds
+    from refusal_lightning.directions.uncertainty import PromptScores, uncertainty
+    from refusal_lightning.stages.analyses import ANALYSES, Material
+    from refusal_lightning.stages.select import estimated_directions
+
+    for name in ESTIMATORS:
+        directions = estimated_directions(name, store, kept, 2, DataConfig())
+        assert directions.shape == (2, 2, store.layout.d_model) and (np.argmax(directions, axis=-1) == 3).all()
+    rng = np.random.default_rng(0)
+    n, m = (len(kept[name].prompts) for name in ("harmful_val", "harmless_val"))
+    scores = PromptScores(*(rng.random((2, 2, size), dtype=np.float32) for size in (n, m, m)))
+    uncertainty(scores, Thresholds(kl=1.0, prune_layers=None), np.ones((2, 2)), rng)
+    material = Material(
+        store=store,
+        rows={name: store.rows(filtered.prompts.hashes) for name, filtered in kept.items()},
+        datasets={(name, *name.split("_")): filtered.prompts.hashes for name, filtered in kept.items()},  # type: ignore[misc]
+        directions=directions,
+        selected=(-1, 1),
+        tokens=["a", "b"],
+        n_resamples=50,
+        confidence=0.95,
+        seed=0,
+    )
+    for analyse in ANALYSES.values():
+        assert analyse(material).rows
 
 
 def peak() -> float:
@@ -88,8 +145,8 @@ def peak() -> float:
 
 
 if __name__ == "__main__":
-    vocabulary, few, many = map(int, sys.argv[1:])
-    prepare(vocabulary, few)
+    vocabulary, d_model, few, many = map(int, sys.argv[1:])
+    estimate(*prepare(vocabulary, d_model, few))
     before = peak()
-    prepare(vocabulary, many)
+    estimate(*prepare(vocabulary, d_model, many))
     print(peak() - before, peak())

@@ -22,11 +22,16 @@ def megabytes(*sizes: int) -> tuple[float, float]:
 
 
 def test_memory_does_not_grow_with_the_prompts():
-    more, _ = megabytes(32_000, 400, 1600)  # 1,600 prompts have 900 MB of logits as they are handled, 400 have 230
+    more, _ = megabytes(32_000, 8, 400, 1600)  # 1,600 prompts have 900 MB of logits as they are handled, 400 have 230
+    assert more < 100
+
+
+def test_nor_does_that_of_estimators_and_analyses():
+    more, _ = megabytes(16, 32, 2500, 10_000)  # a matrix of 20,000 by 20,000 has 3,200 MB
     assert more < 100
 
 
 @pytest.mark.slow
 def test_a_hundred_thousand_prompts_in_a_gigabyte():
-    _, peak = megabytes(128_000, 300, 45_455)
+    _, peak = megabytes(128_000, 128, 2000, 45_455)
     assert peak < 1000

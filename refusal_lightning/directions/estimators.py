@@ -4,15 +4,20 @@ activations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float
 
-from refusal_lightning.directions.lda import lda
-from refusal_lightning.directions.logistic_probe import logistic_probe
+from refusal_lightning.directions.lda import lda, lda_in_passes
+from refusal_lightning.directions.logistic_probe import logistic_probe, logistic_probe_in_passes
 from refusal_lightning.directions.mean_difference import mean_difference, unit_mean_difference
-from refusal_lightning.directions.principal_component import principal_component
+from refusal_lightning.directions.passes import (
+    PassesEstimator,
+    mean_difference_in_passes,
+    unit_mean_difference_in_passes,
+)
+from refusal_lightning.directions.principal_component import principal_component, principal_component_in_passes
 
 Estimator = Callable[
     [Float[np.ndarray, "harmful position d_model"], Float[np.ndarray, "harmless position d_model"]],
@@ -34,16 +39,11 @@ ESTIMATORS: dict[str, Estimator] = {
 }
 """By the name that configs use. ``mean_difference`` is the paper's."""
 
-
-def estimate_directions(
-    estimator: Estimator,
-    layers: Iterable[
-        tuple[Float[np.ndarray, "harmful position d_model"], Float[np.ndarray, "harmless position d_model"]]
-    ],
-) -> Float[np.ndarray, "position layer d_model"]:
-    """The candidates' directions, float64, from one (harmful, harmless) pair of arrays per layer, first layer
-    first.
-
-    ``layers`` is read one layer at a time: memory holds one layer's activations.
-    """
-    return np.stack([estimator(harmful, harmless) for harmful, harmless in layers], axis=1)
+IN_PASSES: dict[str, PassesEstimator] = {
+    "mean_difference": mean_difference_in_passes,
+    "unit_mean_difference": unit_mean_difference_in_passes,
+    "principal_component": principal_component_in_passes,
+    "logistic_probe": logistic_probe_in_passes,
+    "lda": lda_in_passes,
+}
+"""The same, one position at a time, of prompts too many for memory; equal but for rounding."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import numpy as np
 from jaxtyping import Float
 
 from refusal_lightning.directions.oriented import solve_per_position
+from refusal_lightning.directions.passes import Means, Passes, solve_in_passes
 
 
 def logistic_probe(
@@ -24,6 +26,12 @@ def logistic_probe(
     towards infinity the mean difference.
     """
     return solve_per_position(partial(_weights, l2=l2), harmful, harmless)
+
+
+def logistic_probe_in_passes(harmful: Passes, harmless: Passes, l2: float = 1.0) -> Float[np.ndarray, " d_model"]:
+    """The same at one position, of prompts too many for memory: two passes and some matrices of d_model by d_model for
+    each step."""
+    return solve_in_passes(partial(_weights_in_passes, l2=l2), harmful, harmless)
 
 
 def _weights(
@@ -86,4 +94,57 @@ def _newton(
         if trial >= current:
             break
         weights, current = weights - size * step, trial
+    return weights
+
+
+def _weights_in_passes(harmful: Passes, harmless: Passes, means: Means, l2: float) -> Float[np.ndarray, " d_model"]:
+    n = len(harmful), len(harmless)
+    centre = (n[0] * means[0] + n[1] * means[1]) / sum(n)
+    squares = sum(float(np.sum((rows - centre) ** 2)) for x in (harmful, harmless) for _, rows in x)
+    scale = np.sqrt(squares / (sum(n) * len(centre)))
+    if scale == 0:
+        return np.zeros(len(centre))
+
+    def features() -> Iterator[tuple[slice, Float[np.ndarray, "block feature"]]]:
+        """Block by block, with the places among all prompts in the order of this pass, which is that of any other."""
+        start = 0
+        for x in (harmful, harmless):
+            for _, rows in x:
+                yield slice(start, start + len(rows)), np.column_stack([(rows - centre) / scale, np.ones(len(rows))])
+                start += len(rows)
+
+    penalty = np.append(np.full(len(centre), l2), 0.0)
+    return _newton_in_passes(features, np.repeat([1.0, 0.0], n), penalty)[:-1]
+
+
+def _newton_in_passes(
+    features: Callable[[], Iterable[tuple[slice, Float[np.ndarray, "block feature"]]]],
+    labels: Float[np.ndarray, " prompt"],
+    penalty: Float[np.ndarray, " feature"],
+) -> Float[np.ndarray, " feature"]:
+    """As ``_newton``; what the features give with the weights is kept, so that halving a step takes no pass."""
+
+    def loss(z: np.ndarray, w: np.ndarray) -> float:
+        return float(np.sum(np.logaddexp(0.0, z) - labels * z) + 0.5 * penalty @ w**2)
+
+    weights, along = np.zeros(len(penalty)), np.zeros(len(labels))
+    current = loss(along, weights)
+    for _ in range(100):
+        p = 0.5 * (1.0 + np.tanh(0.5 * along))
+        gradient, hessian = penalty * weights, np.diag(penalty)
+        for places, block in features():
+            gradient += block.T @ (p[places] - labels[places])
+            hessian += (block.T * np.maximum(p[places] * (1 - p[places]), 1e-12)) @ block
+        if np.max(np.abs(gradient)) < 1e-9 * len(labels):
+            break
+        step = np.linalg.solve(hessian, gradient)
+        moved = np.empty_like(along)
+        for places, block in features():
+            moved[places] = block @ step
+        size = 1.0
+        while (trial := loss(along - size * moved, weights - size * step)) > current and size > 1e-8:
+            size *= 0.5
+        if trial >= current:
+            break
+        weights, along, current = weights - size * step, along - size * moved, trial
     return weights

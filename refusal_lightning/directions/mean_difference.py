@@ -39,7 +39,11 @@ def unit_mean_difference(
     Ablation does not see the change, addition does: the same push at every layer, whatever the residual's
     scale.
     """
-    difference = mean_difference(harmful, harmless)
+    return unit_difference(mean_difference(harmful, harmless))
+
+
+def unit_difference(difference: Float[np.ndarray, "*any d_model"]) -> Float[np.ndarray, "*any d_model"]:
+    """Divided by its norm; zero (``ZERO_NORM``) stays zero."""
     return np.where(is_zero(difference)[..., None], 0.0, unit(difference))
 
 

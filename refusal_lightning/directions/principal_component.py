@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from refusal_lightning.directions.oriented import solve_per_position
+from refusal_lightning.directions.passes import Means, Passes, add_scatter, solve_in_passes
 
 
 def principal_component(
@@ -20,6 +21,11 @@ def principal_component(
     centred, which would remove d. Sign and norm are those of the mean difference.
     """
     return solve_per_position(_top_component, harmful, harmless)
+
+
+def principal_component_in_passes(harmful: Passes, harmless: Passes) -> Float[np.ndarray, " d_model"]:
+    """The same at one position, of prompts too many for memory; takes some matrices of d_model by d_model."""
+    return solve_in_passes(_top_component_in_passes, harmful, harmless)
 
 
 def _top_component(
@@ -39,6 +45,14 @@ def _top_component(
     if len(factor) > factor.shape[1]:
         return np.asarray(np.linalg.eigh(factor.T @ factor)[1][:, -1])
     return np.asarray(np.linalg.eigh(factor @ factor.T)[1][:, -1] @ factor)
+
+
+def _top_component_in_passes(harmful: Passes, harmless: Passes, means: Means) -> Float[np.ndarray, " d_model"]:
+    difference = means[0] - means[1]
+    total = np.outer(difference, difference)
+    for activations, centre in zip((harmful, harmless), means, strict=True):
+        add_scatter(total, activations, centre, scale=1 / np.sqrt(len(activations)))
+    return np.asarray(np.linalg.eigh(total)[1][:, -1])
 
 
 def _centred(x: Float[np.ndarray, "prompt d_model"]) -> Float[np.ndarray, "prompt d_model"]:

@@ -8,19 +8,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Real
 
-from refusal_lightning.directions.bootstrap import bootstrap_weights, percentile_interval
+from refusal_lightning.directions.bootstrap import bootstrap_counts, percentile_interval
 from refusal_lightning.directions.mean_difference import is_zero
 
-Layer = tuple[
-    Float[np.ndarray, "harmful position d_model"],
-    Float[np.ndarray, "harmless position d_model"],
-    Float[np.ndarray, "position d_model"],
-]
-"""One layer's held-out activations of both classes, and its directions."""
+Layer = tuple[Float[np.ndarray, "harmful position"], Float[np.ndarray, "harmless position"]]
+"""One layer's held-out activations of both classes, each projected on the direction of its position."""
 
-AT_ONCE = 4 << 20
+AT_ONCE = 1 << 20
 """Weights (resamples x prompts) that are worked on at a time; each takes about 80 bytes."""
 
 
@@ -41,7 +37,7 @@ class Separability:
 def separability(
     layers: Iterable[Layer], rng: np.random.Generator, n_resamples: int = 1000, confidence: float = 0.95
 ) -> Separability:
-    """AUROC of the projections of held-out activations, one layer at a time; memory holds one layer.
+    """AUROC of the projections (see ``projected``) of held-out activations, one layer at a time.
 
     Use prompts that the directions were not estimated from: on their own training prompts every candidate
     separates. The same resamples serve every candidate, so that differences between candidates are not
@@ -49,24 +45,31 @@ def separability(
     """
     columns = []
     weights: tuple[np.ndarray, np.ndarray] | None = None
-    for harmful, harmless, directions in layers:
+    for harmful, harmless in layers:
         if weights is None:
             n, m = len(harmful), len(harmless)
-            weights = (bootstrap_weights(n, n_resamples, rng), bootstrap_weights(m, n_resamples, rng))
-        cells = [
-            _cell(harmful[:, p], harmless[:, p], direction, weights, confidence)
-            for p, direction in enumerate(directions)
-        ]
-        columns.append(cells)
+            weights = (bootstrap_counts(n, n_resamples, rng), bootstrap_counts(m, n_resamples, rng))
+        columns.append([_cell(*pair, weights, confidence) for pair in zip(harmful.T, harmless.T, strict=True)])
     auroc_low_high = np.array(columns).transpose(2, 1, 0)
     return Separability(*auroc_low_high)
+
+
+def projected(
+    activations: Float[np.ndarray, "prompt position d_model"], directions: Float[np.ndarray, "position d_model"]
+) -> Float[np.ndarray, "prompt position"]:
+    """Dot product of each activation with the direction of its position; NaN where that is zero or not finite."""
+    out = np.full(activations.shape[:2], np.nan)
+    for position, direction in enumerate(directions):
+        if np.isfinite(direction).all() and not is_zero(direction):
+            out[:, position] = np.asarray(activations[:, position], dtype=np.float64) @ direction
+    return out
 
 
 def auroc(
     harmful: Float[np.ndarray, " harmful"],
     harmless: Float[np.ndarray, " harmless"],
-    harmful_weights: Float[np.ndarray, "resample harmful"] | None = None,
-    harmless_weights: Float[np.ndarray, "resample harmless"] | None = None,
+    harmful_weights: Real[np.ndarray, "resample harmful"] | None = None,
+    harmless_weights: Real[np.ndarray, "resample harmless"] | None = None,
 ) -> Float[np.ndarray, " resample"]:
     """Area under the ROC curve by ranks, ties counted half (Mann-Whitney), for each row of weights.
 
@@ -96,15 +99,11 @@ def auroc(
 
 
 def _cell(
-    harmful: Float[np.ndarray, "harmful d_model"],
-    harmless: Float[np.ndarray, "harmless d_model"],
-    direction: Float[np.ndarray, " d_model"],
+    harmful: Float[np.ndarray, " harmful"],
+    harmless: Float[np.ndarray, " harmless"],
     weights: tuple[np.ndarray, np.ndarray],
     confidence: float,
 ) -> tuple[float, float, float]:
     """AUROC and its interval for one candidate."""
-    if not np.isfinite(direction).all() or is_zero(direction):
-        return np.nan, np.nan, np.nan
-    high, low = (np.asarray(x, dtype=np.float64) @ direction for x in (harmful, harmless))
-    interval = percentile_interval(auroc(high, low, *weights), confidence)
-    return float(auroc(high, low)[0]), float(interval[0]), float(interval[1])
+    low, high = percentile_interval(auroc(harmful, harmless, *weights), confidence)
+    return float(auroc(harmful, harmless)[0]), float(low), float(high)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,9 @@ from refusal_lightning.directions.filters import Thresholds, pruned_layer, zero_
 from refusal_lightning.directions.selection import select
 
 Interval = tuple[float, float]
+AT_ONCE = 4 << 20
+"""Weights (resamples x prompts), and scores (candidates x prompts), that are worked on at a time; each takes 8 bytes a
+few times over."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,19 +37,6 @@ class PromptScores:
         """The candidates' table: means over prompts, float64; NaN if any prompt's score is."""
         bypass, induce, kl = (np.asarray(x, dtype=np.float64) for x in (self.bypass, self.induce, self.kl))
         return CandidateScores(bypass.mean(axis=-1), induce.mean(axis=-1), kl.mean(axis=-1))
-
-    def optimistic(self) -> PromptScores:
-        """The same with the best value a score can take wherever it is missing (see ``bounds``).
-
-        No KL score is below -log 2: in ``bounds.kl_lower_bound`` both terms are below 1.
-        """
-        best = refusal_score_bound()
-        return PromptScores(
-            *(
-                np.where(np.isnan(scores), value, scores)
-                for scores, value in ((self.bypass, -best), (self.induce, best), (self.kl, -math.log(2)))
-            )
-        )
 
 
 @dataclass(frozen=True)
@@ -147,15 +138,13 @@ def uncertainty(
     """
     means = scores.means()
     selection = select(means, thresholds, norms)
-    draws = [bootstrap_weights(x.shape[-1], n_resamples, rng) for x in (scores.bypass, scores.induce)]
-    bypass, induce, kl = _resampled(scores, draws)
+    (bypass, induce, kl), (best_bypass, best_induce, best_kl) = _resampled(scores, n_resamples, rng)
     eligible = ~(pruned_layer(means.shape, thresholds) | zero_norm(means, norms)).ravel()
     passing = eligible & _passes(induce, kl, thresholds) & ~np.isnan(bypass)
     lowest = np.where(passing, bypass, np.inf)
     winners, decided = np.argmin(lowest, axis=1), passing.any(axis=1)
     wins = np.bincount(winners[decided], minlength=passing.shape[1]) / n_resamples
 
-    best_bypass, best_induce, best_kl = _resampled(scores.optimistic(), draws)
     incomplete = eligible & np.isnan(bypass[0] + induce[0] + kl[0])
     if hopeless is not None:
         incomplete &= ~hopeless.ravel()
@@ -186,12 +175,40 @@ def uncertainty(
     )
 
 
-def _resampled(
-    scores: PromptScores, draws: list[Float[np.ndarray, "resample prompt"]]
-) -> tuple[Float[np.ndarray, "resample candidate"], ...]:
-    """Mean bypass, induce and KL score of every candidate in every resample; NaN if any prompt's score is."""
-    pairs = ((scores.bypass, draws[0]), (scores.induce, draws[1]), (scores.kl, draws[1]))
-    return tuple(w @ x.reshape(-1, x.shape[-1]).T.astype(np.float64) / x.shape[-1] for x, w in pairs)
+def _resampled(scores: PromptScores, n_resamples: int, rng: np.random.Generator) -> list[tuple[np.ndarray, ...]]:
+    """Mean bypass, induce and KL score of every candidate in every resample, NaN if any prompt's score is; and the same
+    with the best value that a score can take wherever it is missing (see ``bounds``).
+
+    No KL score is below -log 2: in ``bounds.kl_lower_bound`` both terms are below 1.
+    """
+    best = refusal_score_bound()
+    bypass = _means([(scores.bypass, -best)], n_resamples, rng)
+    others = _means([(scores.induce, best), (scores.kl, -math.log(2))], n_resamples, rng)
+    return list(zip(*bypass, *others, strict=True))
+
+
+def _means(
+    kinds: Sequence[tuple[Float[np.ndarray, "position layer prompt"], float]],
+    n_resamples: int,
+    rng: np.random.Generator,
+) -> list[tuple[Float[np.ndarray, "resample candidate"], Float[np.ndarray, "resample candidate"]]]:
+    """Of kinds of scores that share their prompts, and each draw: means as they are, and with a value for the missing.
+
+    Some resamples and candidates at a time: AT_ONCE numbers of each.
+    """
+    n_prompts = kinds[0][0].shape[-1]
+    at_once = max(1, AT_ONCE // n_prompts)
+    flat = [(scores.reshape(-1, n_prompts), value) for scores, value in kinds]
+    means = [(np.empty((n_resamples, len(x))), np.empty((n_resamples, len(x)))) for x, _ in flat]
+    for start in range(0, n_resamples, at_once):
+        weights = bootstrap_weights(n_prompts, min(at_once, n_resamples - start), rng)
+        resamples = slice(start, start + len(weights))
+        for (x, value), (as_they_are, at_best) in zip(flat, means, strict=True):
+            for first in range(0, len(x), at_once):
+                part, candidates = x[first : first + at_once].T.astype(np.float64), slice(first, first + at_once)
+                as_they_are[resamples, candidates] = weights @ part / n_prompts
+                at_best[resamples, candidates] = weights @ np.where(np.isnan(part), value, part) / n_prompts
+    return means
 
 
 def _passes(

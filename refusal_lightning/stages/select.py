@@ -20,7 +20,6 @@ from refusal_lightning.config import (
     StoreConfig,
     TrainerConfig,
 )
-from refusal_lightning.directions.estimators import ESTIMATORS, estimate_directions
 from refusal_lightning.directions.filters import Thresholds
 from refusal_lightning.directions.partial_table import KEPT
 from refusal_lightning.directions.refusal_score import refusal_scores
@@ -51,6 +50,7 @@ from refusal_lightning.stages.scoring import (
 )
 from refusal_lightning.stages.second_opinion import ANSWER_KL_VERSION, answer_kl_opinion
 from refusal_lightning.stages.selection_files import Inputs, Scored, thresholds_of, write_selection
+from refusal_lightning.stages.stored_activations import directions_by_layer
 from refusal_lightning.stages.stored_logits import StoredLogits
 from refusal_lightning.stages.stores import open_complete, require_candidates
 from refusal_lightning.stages.versions import other_versions
@@ -272,15 +272,8 @@ def estimated_directions(
     if estimator == "category_means":
         categories = categories_of(data, harmful.instructions)
         return category_mean_differences(store, harmful, harmless, categories, n_positions)
-    classes = [store.rows(prompts.hashes) for prompts in (harmful, harmless)]
-
-    def of_layer(layer: int) -> tuple[np.ndarray, np.ndarray]:
-        read = partial(store.read, "resid_pre", layers=[layer], positions=range(-n_positions, 0), dtype=np.float64)
-        first, second = (read(rows)[:, 0] for rows in classes)
-        return first, second
-
-    layers = (of_layer(layer) for layer in store.layout.layers)
-    return np.ascontiguousarray(estimate_directions(ESTIMATORS[estimator], layers))
+    first, second = (store.rows(prompts.hashes) for prompts in (harmful, harmless))
+    return np.ascontiguousarray(directions_by_layer(estimator, store, first, second, n_positions))
 
 
 def category_mean_differences(

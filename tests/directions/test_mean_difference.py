@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from refusal_lightning.directions.estimators import ESTIMATORS, estimate_directions
 from refusal_lightning.directions.mean_difference import (
     category_mean_differences,
     is_zero,
@@ -53,11 +52,3 @@ def test_categories() -> None:
     np.testing.assert_allclose(weighted, mean_difference(HARMFUL, HARMLESS), atol=1e-12)
     with pytest.raises(ValueError, match="2 categories for 7"):
         category_mean_differences(HARMFUL, HARMLESS, ["a", "b"])
-
-
-def test_layers_are_streamed_into_the_second_axis() -> None:
-    directions = estimate_directions(
-        ESTIMATORS["mean_difference"], ((HARMFUL * s, HARMLESS * s) for s in np.arange(3, dtype=np.float32))
-    )
-    assert directions.shape == (3, 3, 5) and not directions[:, 0].any()
-    np.testing.assert_allclose(directions[:, 2], 2 * directions[:, 1])

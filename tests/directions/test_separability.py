@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from refusal_lightning.directions import separability as separability_module
 from refusal_lightning.directions.bootstrap import bootstrap_weights
-from refusal_lightning.directions.separability import auroc, separability
+from refusal_lightning.directions.separability import auroc, projected, separability
 
 
 def pairwise(harmful: np.ndarray, harmless: np.ndarray) -> float:
@@ -54,7 +54,7 @@ def test_every_layer_and_position_with_intervals() -> None:
         harmful, harmless = rng.normal(size=(60, 2, 4)), rng.normal(size=(50, 2, 4))
         harmful[:, 1, 0] += strength
         directions = np.stack([np.zeros(4), direction])
-        layers.append((harmful.astype(np.float32), harmless.astype(np.float32), directions))
+        layers.append((projected(harmful.astype(np.float32), directions), projected(harmless, directions)))
     found = separability(iter(layers), np.random.default_rng(1), n_resamples=400)
     assert found.auroc.shape == (2, 3)
     assert np.isnan(found.auroc[0]).all() and np.isnan(found.low[0]).all()
@@ -67,5 +67,5 @@ def test_every_layer_and_position_with_intervals() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_direction_that_is_not_finite_is_nan(value: float) -> None:
-    layer = (np.ones((3, 1, 2)), np.ones((3, 1, 2)), np.array([[value, 1.0]]))
-    assert np.isnan(separability([layer], np.random.default_rng(0), 10).auroc).all()
+    values = projected(np.ones((3, 1, 2)), np.array([[value, 1.0]]))
+    assert np.isnan(separability([(values, values)], np.random.default_rng(0), 10).auroc).all()

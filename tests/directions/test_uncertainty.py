@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from refusal_lightning.directions import uncertainty as uncertainty_module
 from refusal_lightning.directions.bootstrap import bootstrap_weights, percentile_interval
 from refusal_lightning.directions.candidates import CandidateScores
 from refusal_lightning.directions.filters import Thresholds
@@ -133,3 +134,15 @@ def test_staged_tables_say_how_much_is_undecided() -> None:
     full.kl[0, 2] = 0.0
     full.bypass[0, 2, :6] = 18.0  # partly seen and already beaten
     assert uncertainty(full, thresholds, norms, np.random.default_rng(0), 500).undecided == pytest.approx(0, abs=0.02)
+
+
+def test_some_resamples_and_candidates_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = random_scores(4)
+    scores.bypass[0, 1, 2] = np.nan
+    together = uncertainty(scores, OFF, NORMS, np.random.default_rng(2), 50)
+    monkeypatch.setattr(uncertainty_module, "AT_ONCE", 7 * 3)
+    apart = uncertainty(scores, OFF, NORMS, np.random.default_rng(2), 50)
+    np.testing.assert_array_equal(apart.wins, together.wins)
+    assert (apart.undecided, apart.none) == (together.undecided, together.none)
+    for first, second in zip(apart.top, together.top, strict=True):
+        np.testing.assert_allclose(first.bypass + first.induce + first.kl, second.bypass + second.induce + second.kl)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from refusal_lightning.directions.separability import projected
+from refusal_lightning.stages.stored_activations import StoredActivations, blocks
 from refusal_lightning.store import ActivationStore
 
 LAYER = "layer (resid_pre)"
@@ -45,9 +47,18 @@ class Material:
     def layers(self) -> range:
         return range(self.directions.shape[1])
 
-    def read(self, name: str, layer: int) -> Float[np.ndarray, "prompt position d_model"]:
-        """A set's activations at one layer."""
-        return self.store.read("resid_pre", self.rows[name], layers=[layer], positions=self.positions)[:, 0]
+    def activations(self, name: str, layer: int, position: int) -> StoredActivations:
+        """A set's activations at one layer and position."""
+        return StoredActivations(self.store, self.rows[name], layer, position, len(self.positions))
+
+    def projections(self, name: str, layer: int) -> Float[np.ndarray, "prompt position"]:
+        """A set's activations at one layer on the directions of that layer (see ``projected``)."""
+        rows, directions = self.rows[name], self.directions[:, layer]
+        out = np.empty((len(rows), len(directions)))
+        for places in blocks(rows, directions.size):
+            found = self.store.read("resid_pre", rows[places], layers=[layer], positions=self.positions)[:, 0]
+            out[places] = projected(found, directions)
+        return out
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from refusal_lightning.stages.analyses.material import LAYER, Analysis, Material
 
 def analyse_separability(m: Material) -> Analysis:
     """AUROC of every candidate on the validation prompts, which its direction was not estimated from."""
-    layers = ((m.read("harmful_val", i), m.read("harmless_val", i), m.directions[:, i]) for i in m.layers)
+    layers = ((m.projections("harmful_val", i), m.projections("harmless_val", i)) for i in m.layers)
     found = separability(layers, m.rng(), m.n_resamples, m.confidence)
     rows = [
         {

@@ -6,14 +6,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from refusal_lightning.directions.bootstrap import percentile_interval
+from refusal_lightning.directions.passes import FEW
 from refusal_lightning.directions.stability import (
     bootstrap_cosines,
     cosines_by_n_train,
     doubling_sizes,
     split_cosines_by_n_train,
 )
+from refusal_lightning.directions.stability_in_passes import StabilityInPasses
 from refusal_lightning.report.analysis_plots import Line, plot_lines
 from refusal_lightning.report.figure import position_label
 from refusal_lightning.stages.analyses.material import LAYER, Analysis, Material
@@ -34,29 +37,39 @@ def analyse_stability(m: Material) -> Analysis:
 
 
 def _stability_of_layer(m: Material, layer: int, positions: set[int]) -> Iterator[dict[str, Any]]:
-    columns = sorted(positions)
-    harmful, harmless = (m.read(name, layer)[:, columns] for name in ("harmful_train", "harmless_train"))
-    n, smaller = (len(harmful), len(harmless)), min(len(harmful), len(harmless))
-    sizes, halves, rng = doubling_sizes(smaller), doubling_sizes(smaller // 2), m.rng()
-    found = [("bootstrap", *n, bootstrap_cosines(harmful, harmless, rng, m.n_resamples))]
-    subsets = cosines_by_n_train(harmful, harmless, sizes, rng, m.n_resamples)
-    found += [("subset", s, s, draws) for s, draws in zip(sizes, subsets, strict=True)]
-    if halves:
-        splits = split_cosines_by_n_train(harmful, harmless, halves, rng, m.n_resamples)
-        found += [("split", s, s, draws) for s, draws in zip(halves, splits, strict=True)]
-    for column, position in enumerate(columns):
-        for measure, n_harmful, n_harmless, draws in found:
-            low, high = percentile_interval(draws[:, column], m.confidence)
+    for position in sorted(positions):
+        for measure, n_harmful, n_harmless, draws in _measures(m, layer, position):
+            low, high = percentile_interval(draws, m.confidence)
             yield {
                 "position": position,
                 "layer": layer,
                 "measure": measure,
                 "n_harmful": n_harmful,
                 "n_harmless": n_harmless,
-                "mean": float(draws[:, column].mean()),
+                "mean": float(draws.mean()),
                 "low": float(low),
                 "high": float(high),
             }
+
+
+def _measures(m: Material, layer: int, position: int) -> Iterator[tuple[str, int, int, Float[np.ndarray, " draw"]]]:
+    """(measure, harmful prompts, harmless prompts, cosines), with the same draws at every place."""
+    harmful, harmless = (m.activations(name, layer, position) for name in ("harmful_train", "harmless_train"))
+    n, smaller = (len(harmful), len(harmless)), min(len(harmful), len(harmless))
+    sizes, halves, rng = doubling_sizes(smaller), doubling_sizes(smaller // 2), m.rng()
+    if sum(n) > FEW:
+        found = StabilityInPasses(harmful, harmless)
+        yield "bootstrap", *n, found.bootstrap_cosines(rng, m.n_resamples)
+        yield from (("subset", s, s, found.cosines_by_n_train(s, rng, m.n_resamples)) for s in sizes)
+        yield from (("split", s, s, found.split_cosines_by_n_train(s, rng, m.n_resamples)) for s in halves)
+        return
+    arrays = harmful.together(), harmless.together()
+    yield "bootstrap", *n, bootstrap_cosines(*arrays, rng, m.n_resamples)[:, 0]
+    subsets = cosines_by_n_train(*arrays, sizes, rng, m.n_resamples)
+    yield from (("subset", s, s, draws[:, 0]) for s, draws in zip(sizes, subsets, strict=True))
+    if halves:
+        splits = split_cosines_by_n_train(*arrays, halves, rng, m.n_resamples)
+        yield from (("split", s, s, draws[:, 0]) for s, draws in zip(halves, splits, strict=True))
 
 
 def _stability_headline(m: Material, rows: list[dict[str, Any]]) -> str:
