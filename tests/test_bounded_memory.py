@@ -27,7 +27,7 @@ def test_memory_does_not_grow_with_the_prompts():
 
 
 def test_nor_does_that_of_estimators_and_analyses():
-    more, _ = megabytes(16, 32, 2500, 10_000)  # a matrix of 20,000 by 20,000 has 3,200 MB
+    more, _ = megabytes(16, 32, 1200, 4800)  # a matrix of 9,600 by 9,600 has 740 MB
     assert more < 100
 
 
