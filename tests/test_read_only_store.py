@@ -12,6 +12,7 @@ import pytest
 
 from refusal_lightning.cli import main
 from refusal_lightning.errors import UserError
+from refusal_lightning.stages import company
 from refusal_lightning.store.objects import LocalObjects
 from runs import write_config, write_data
 
@@ -71,3 +72,19 @@ def test_all_that_adds_nothing_works_and_new_scores_go_into_the_runs_folder(run,
     shutil.rmtree(tmp_path / "runs")
     assert run("select", "--select.mode", "exhaustive", "--store.root", str(tmp_path / "own")) == 0
     assert json.loads(evaluations.read_text()) == theirs
+
+
+def test_several_processes_leave_no_mark_where_there_is_nothing_to_do(run, tmp_path, monkeypatch, capsys):
+    """As one of two processes sees it, both with the complete store."""
+    written: list[Path] = []
+    monkeypatch.setattr(company, "_together", lambda: True)
+    monkeypatch.setattr(company, "_rank", lambda: 0)
+    monkeypatch.setattr(company, "_gathered", lambda value: [value, value])
+    monkeypatch.setattr(company, "wait_for_all", lambda: None)
+    monkeypatch.setattr(company, "write_bytes", lambda path, content: written.append(path))
+    monkeypatch.setattr(company, "wait_for_files", lambda own: None)
+    denied(monkeypatch, tmp_path / "store", lambda: AssertionError("written to"))
+    assert run("cache") == 0
+    assert "nothing to do" in capsys.readouterr().out and not written
+    company.require_shared(tmp_path / "other", "store.root", unless=lambda: False)
+    assert [path.parent for path in written] == [tmp_path / "other"]

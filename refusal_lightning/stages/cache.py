@@ -48,8 +48,8 @@ def cache(model: ModelConfig, data: DataConfig, store: StoreConfig, trainer: Tra
         say(f"warning: {line}")
     tokens = IdsByHash(sets.values())
     agree({"model": digest(chat.identity), "prompts": digest(list(tokens))})
-    require_shared(store.root, "store.root")
     url = store_url(chat, store, cache)
+    require_shared(store.root, "store.root", unless=lambda: _is_complete(url, store, list(tokens)))
     layout = store_layout(chat, cache)
     _refuse_short_prompts(layout, tokens)
     lengths = [len(ids) for ids in tokens.values()]
@@ -90,6 +90,11 @@ def cache(model: ModelConfig, data: DataConfig, store: StoreConfig, trainer: Tra
     fill(opened, chat, trainer, cache.batch_size, records, tokens, made_with)
     seconds = time.perf_counter() - started
     say(f"cache: done, {len(lacking)} prompts in {seconds:.0f} s ({len(lacking) / seconds:.1f} prompts/s)")
+
+
+def _is_complete(url: str, store: StoreConfig, hashes: Sequence[str]) -> bool:
+    """Whether there is a store with all these prompts."""
+    return ActivationStore.exists(url, store.options) and ActivationStore.open(url, store.options).complete(hashes)
 
 
 def _test_prompts_drawn(data: DataConfig, cache: CacheConfig, drawn: Mapping[str, PromptSet]) -> Iterator[str]:

@@ -97,9 +97,12 @@ def _has(path: str, size: int) -> bool:
         return False
 
 
-def require_shared(folder: str | Path, key: str) -> None:
-    """Raise UserError where a local folder, given by a key, is not the same one for all processes of the run."""
-    if not _together() or "://" in str(folder):
+def require_shared(folder: str | Path, key: str, unless: Callable[[], bool] = lambda: False) -> None:
+    """Raise UserError where a local folder, given by a key, is not the same one for all processes of the run.
+
+    That takes a file in it, so not where ``unless`` holds in every process: nothing is to be written then.
+    """
+    if not _together() or "://" in str(folder) or all(_gathered(unless())):
         return
     mark = Path(folder) / f".seen-by-all-{os.getpid()}"
     if _rank() == 0:

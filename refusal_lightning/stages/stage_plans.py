@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from refusal_lightning.config import CacheConfig, DataConfig, EvaluateConfig, PlanConfig, SelectConfig
 from refusal_lightning.data.tables import is_table
+from refusal_lightning.directions.filters import Thresholds
 from refusal_lightning.models import ChatModel
 from refusal_lightning.models.tokens import length_batches
 from refusal_lightning.planning.arithmetic import Arithmetic
@@ -84,8 +85,8 @@ def cache_plan(subject: Subject, lengths: list[int], shard_prompts: int, batch_s
 
 
 def select_plan(subject: Subject, chat: ChatModel, data: DataConfig, select: SelectConfig, device: float) -> StagePlan:
-    """All three scores of every candidate (but the pruned, unless all are asked for), each prompt whole, for each
-    estimator.
+    """All three scores of every candidate (but the pruned, unless all are asked for; of one that is chosen by hand,
+    its own), each prompt whole, for each estimator.
 
     Induce scores begin at the candidate's layer, with what the baseline has there: it is kept at every layer, as far
     as there is room.
@@ -94,14 +95,14 @@ def select_plan(subject: Subject, chat: ChatModel, data: DataConfig, select: Sel
     from refusal_lightning.planning.memory import ITEM_BYTES
 
     sets = drawn_sets(chat, data)
-    pruned = select.prune_layers is not None and select.mode == "staged"
-    layers = chat.n_layers - (int(chat.n_layers * (select.prune_layers or 0)) if pruned else 0)
-    candidates = chat.n_positions * layers * len(select.estimators)
+    layers = _scored_layers(chat.n_layers, select)
+    positions = 1 if select.layer is not None and select.mode == "staged" else chat.n_positions
+    candidates = positions * len(layers) * len(select.estimators)
     harmful, harmless = (
         _batches([len(ids) for ids in sets[name].token_ids], select.batch_size)
         for name in ("harmful_val", "harmless_val")
     )
-    above = sum(1 - layer / chat.n_layers for layer in range(layers)) / layers
+    above = sum(1 - layer / chat.n_layers for layer in layers) / max(1, len(layers))
     baseline = float(_tokens(harmless) * chat.n_layers * chat.d_model * ITEM_BYTES[subject.dtype])
     passes = subject.arithmetic.prompts(harmful) + (1 + above) * subject.arithmetic.prompts(harmless)
     return StagePlan(
@@ -112,6 +113,14 @@ def select_plan(subject: Subject, chat: ChatModel, data: DataConfig, select: Sel
         kept=min(baseline, KEPT_SHARE * max(0.0, device - subject.weights)),
         work=_widest(subject, [(select.batch_size, max(tokens for _, tokens in harmful + harmless))]),
     )
+
+
+def _scored_layers(n_layers: int, select: SelectConfig) -> range:
+    if select.mode == "exhaustive":
+        return range(n_layers)
+    if select.layer is not None:  # by hand, in a pruned layer too
+        return range(select.layer, select.layer + 1)
+    return range(Thresholds(prune_layers=select.prune_layers).first_pruned_layer(n_layers))
 
 
 def evaluate_plan(

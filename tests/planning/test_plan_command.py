@@ -214,6 +214,10 @@ def test_what_select_keeps_and_how_many_candidates_it_has(config, tmp_path):
     assert staged["kept"] > 0 and staged["kept"] % each == 0 and staged["kept"] / each < staged["tokens"]
     small = planned(config, tmp_path, *more, "--plan.device_memory_gb", "0.0003")["stages"]["select"]
     assert small["kept"] < staged["kept"]
+    last = ["--select.position", "-1", "--select.layer", str(model.config.num_hidden_layers - 1)]
+    by_hand = planned(config, tmp_path, *more, *last, "--select.mode", "staged")["stages"]["select"]  # one, in a pruned layer
+    assert 0 < by_hand["flops"] < staged["flops"] / 2
+    assert planned(config, tmp_path, *more, *last, "--select.mode", "exhaustive")["stages"]["select"] == exhaustive
 
 
 def test_mistakes(config, tmp_path, capsys):
