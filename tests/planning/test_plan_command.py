@@ -215,7 +215,8 @@ def test_what_select_keeps_and_how_many_candidates_it_has(config, tmp_path):
     small = planned(config, tmp_path, *more, "--plan.device_memory_gb", "0.0003")["stages"]["select"]
     assert small["kept"] < staged["kept"]
     last = ["--select.position", "-1", "--select.layer", str(model.config.num_hidden_layers - 1)]
-    by_hand = planned(config, tmp_path, *more, *last, "--select.mode", "staged")["stages"]["select"]  # one, in a pruned layer
+    by_hand = planned(config, tmp_path, *more, *last, "--select.mode", "staged")["stages"]["select"]
+    # One candidate, in a pruned layer.
     assert 0 < by_hand["flops"] < staged["flops"] / 2
     assert planned(config, tmp_path, *more, *last, "--select.mode", "exhaustive")["stages"]["select"] == exhaustive
 
