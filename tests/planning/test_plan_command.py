@@ -59,7 +59,8 @@ def test_what_a_real_run_takes(config, tmp_path, monkeypatch):
     rows: list[int] = []
 
     def answered(self: GenerationModule, batch: GenerationBatch, batch_idx: int = 0) -> Answers:
-        rows.append(len(batch.hashes))
+        if self._trainer is not None:  # the proof of the hooks answers two prompts, without a trainer
+            rows.append(len(batch.hashes))
         return answer(self, batch, batch_idx)
 
     monkeypatch.setattr(GenerationModule, "predict_step", answered)
