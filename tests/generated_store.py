@@ -37,12 +37,6 @@ class GeneratedStore:
     def rows(self, hashes: Sequence[str]) -> np.ndarray:
         return np.array([self._row[name] for name in hashes])
 
-    def logits(self, row: int) -> np.ndarray:
-        """What belongs to a prompt."""
-        made = self._noise[row : row + self.vocabulary].copy()
-        made[7] = 25.0 if self.is_harmful[row] and row % 10 else -25.0
-        return made
-
     def activations(self, rows: np.ndarray) -> np.ndarray:
         """[prompt, layer, position, d_model]: the harmful ones are apart in one dimension."""
         shape = len(self.layout.layers), len(self.layout.positions), self.layout.d_model
@@ -73,7 +67,8 @@ class GeneratedStore:
         assert name == "next_token_logits"
         out = np.empty((len(rows), self.vocabulary), dtype)
         for place, row in enumerate(rows):
-            out[place] = self.logits(row)
+            out[place] = self._noise[row : row + self.vocabulary]
+            out[place, 7] = 25.0 if self.is_harmful[row] and row % 10 else -25.0
         self.largest = max(self.largest, out.nbytes)
         return out
 
