@@ -13,8 +13,8 @@ import torch
 from tiny_models import ARCHITECTURES
 
 from refusal_lightning.cli import main
+from refusal_lightning.doctor import Material, guard, scoring
 from refusal_lightning.doctor import ablation as ablation_check
-from refusal_lightning.doctor import guard
 from refusal_lightning.doctor.bounds import judge_prompts
 from refusal_lightning.doctor.finding import Finding
 from refusal_lightning.errors import UserError
@@ -62,6 +62,42 @@ def test_a_system_message_is_shared_and_proved(tiny_folder, tmp_path):
     system = "You help people who walk in the garden with a dog and two children."
     chat = load_chat_model(str(tiny_folder("llama")), refusal_tokens=["I"], system_prompt=system)
     assert prove(chat, tmp_path)["scores"]["figure"] < 1e-4
+
+
+def test_the_proof_and_the_search_of_shortcuts_are_a_few_passes(tiny_folder, tmp_path, monkeypatch):
+    """What they cost is passes over two prompts: at most 3 % of the demo's `select`."""
+    system = "You help people who walk in the garden with a dog and two children."
+    chat = load_chat_model(str(tiny_folder("llama")), refusal_tokens=["I"], system_prompt=system)
+    rows: list[int] = []
+    boot = ChatModel._boot
+
+    def counted(self, device):
+        bridge = boot(self, device)
+
+        def count(module, args, kwargs) -> None:
+            rows.append(len(args[0] if args else kwargs["input_ids"]))
+
+        bridge.original_model.register_forward_pre_hook(count, with_kwargs=True)
+        return bridge
+
+    monkeypatch.setattr(ChatModel, "_boot", counted)
+    chat.bridge("cpu")
+    chat.release()
+    of_loading = len(rows)
+    prove(chat, tmp_path, ["scores"])
+    rows = rows[2 * of_loading :]
+    search = [2, *[1, 2] * 3]  # whole; from the shared beginning; entering at the second and at the last layer
+    alone_and_padded, plain, scoring = [1, 1, 2], [2, 2], [1, 2] * 3  # induce: the baseline, and the candidate
+    assert sorted(rows) == sorted([*search, *alone_and_padded, *plain, *scoring])
+
+
+def test_bypass_and_kl_are_of_the_same_passes(tiny_folder):
+    """So that one pass of both kinds of prompts proves both."""
+    chat = load_chat_model(str(tiny_folder("llama")), refusal_tokens=["I"])
+    material = Material(chat, "cpu", encoded(chat, "harmful", 2), encoded(chat, "harmless", 2))
+    with torch.inference_mode():
+        bypass, kl = (torch.stack(scoring._pass_logits(material, kind)) for kind in ("bypass", "kl"))
+    assert torch.equal(bypass, kl)
 
 
 def test_it_runs_once_and_only_where_weights_are_loaded(tiny_llama_folder, tmp_path, monkeypatch):

@@ -67,6 +67,37 @@ def test_a_spread_model_gives_the_same_activations_scores_and_answers(tiny_folde
     assert torch.equal(*directions)
 
 
+def test_doctor_finds_the_same_in_a_spread_model(tiny_folder, tmp_path, data):
+    """Figures of passes through weights on disk are those of the whole model, check by check."""
+    model = tiny_folder("llama")
+    config = write_config(tmp_path, model, data, data={"root": str(data), "n_train": 4, "n_val": 2})
+    in_parts = ["--model.device_map", json.dumps(spread("llama"))]
+    in_parts += ["--model.offload_folder", str(tmp_path / "weights")]
+    found = []
+    for name, more in (("whole", []), ("parts", in_parts)):
+        out = tmp_path / f"{name}.json"
+        main(["doctor", "--config", config, "--doctor.out", str(out), *more])
+        found.append(json.loads(out.read_text())["findings"])
+    whole, parts = ([(f["name"], f["verdict"], f["advice"]) for f in findings] for findings in found)
+    assert whole == parts
+    assert not [advice for _, _, advice in parts if "the check itself ended in" in advice]
+    assert all(verdict == "ok" for name, verdict, _ in parts if name in ("writes", "ablation", "scores", "decoding"))
+
+
+def test_doctor_spreads_the_model_as_the_trainer_says(tiny_folder, tmp_path, data, monkeypatch):
+    config = write_config(tmp_path, tiny_folder("llama"), data, data={"root": str(data), "n_train": 4, "n_val": 2})
+    maps = []
+    boot = ChatModel._boot
+
+    def noted(self, device):
+        maps.append(self.device_map)
+        return boot(self, device)
+
+    monkeypatch.setattr(ChatModel, "_boot", noted)
+    main(["doctor", "--config", config, "--doctor.n_prompts", "2", "--trainer.strategy", "device_map"])
+    assert maps == [{"": "cpu"}]  # on GPUs it is "auto"
+
+
 def test_the_parts_are_where_the_map_says(tiny_folder, tmp_path):
     chat = load_chat_model(
         str(tiny_folder("llama")), refusal_tokens=["I"], device_map=spread("llama"), offload_folder=str(tmp_path)

@@ -9,6 +9,7 @@ from torch import Tensor
 from refusal_lightning.doctor.bounds import projection_bound, projection_floor
 from refusal_lightning.doctor.finding import Finding
 from refusal_lightning.doctor.material import Material
+from refusal_lightning.doctor.readings import Ablated
 from refusal_lightning.interventions import Intervention, ablation, capture_residuals, intervene
 from refusal_lightning.models.tokens import left_pad
 
@@ -21,9 +22,8 @@ def check_ablation(material: Material) -> Finding:
 
     The direction is the mean difference of the prompts at the last position, in the middle of the model.
     """
-    direction = material.direction
-    before = _before(material, direction)
-    figure = _projection(material, direction, ablation(direction))
+    before = _before(material, material.direction)
+    figure = ablated(material).projection
     # Half precision's bound may be as large as what there was: less than half of it must be left all the same.
     seen = projection_floor(material.dtype)
     bound = min(projection_bound(material.dtype, material.chat.n_layers), max(seen, before / 2))
@@ -53,33 +53,41 @@ def _before(material: Material, direction: Float[Tensor, " d_model"]) -> float:
     return float((along.amax(1) / streams.norm(dim=-1).amax(1)).max())
 
 
-def _projection(material: Material, direction: Float[Tensor, " d_model"], intervention: Intervention) -> float:
-    """The largest |x.r| under an intervention, relative to the largest norm of the stream at that token.
+def ablated(material: Material) -> Ablated:
+    """All prompts in one plain pass under ablation of the material's direction; run once."""
+    if material.ablated is None:
+        material.ablated = _pass_under(material, ablation(material.direction))
+    return material.ablated
+
+
+def _pass_under(material: Material, intervention: Intervention) -> Ablated:
+    """The projection is the largest |x.r|, relative to the largest norm of the stream at that token.
 
     Rounding is relative to the largest stream on the way: a massive activation that a late block removes leaves its
     rounding behind.
     """
     bridge, n_layers = material.bridge, material.chat.n_layers
-    unit = direction / direction.norm()
-    ids, mask = (t.to(material.input_device) for t in left_pad(material.prompts))
+    unit = material.direction / material.direction.norm()
 
     def along(x: Float[Tensor, "prompt token d_model"]) -> Float[Tensor, "2 prompt token"]:
         wide = x.cpu().double()  # blocks may be on several devices, or on one without float64
         return torch.stack([(wide @ unit).abs(), wide.norm(dim=-1)])
 
+    known = bridge.hook_dict
     # Where attention and MLP run side by side there is no middle.
-    points = [point for point in _POINTS if f"blocks.0.hook_{point}" in bridge.hook_dict]
+    points = [point for point in _POINTS if f"blocks.0.hook_{point}" in known]
     final: list[Tensor] = []
 
     def keep(x: Tensor, hook: object) -> None:
         final[:] = [along(x)]  # of the last call: NanoChat norms its embedding with the same module
 
-    last = [(_FINAL, keep)] if _FINAL in bridge.hook_dict else []
+    last = [(_FINAL, keep)] if _FINAL in known else []
+    ids, mask = (t.to(material.input_device) for t in left_pad(material.prompts))
     with (
         intervene(bridge, intervention),
         capture_residuals(bridge, points, range(n_layers), along) as captured,
         bridge.hooks(fwd_hooks=last),
     ):
-        bridge(ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
+        logits: Tensor = bridge(ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
     seen = torch.stack([*captured.values(), *final])[..., mask.bool().cpu()]
-    return float((seen[:, 0].amax(0) / seen[:, 1].amax(0)).max())
+    return Ablated(logits[:, -1].float().cpu(), float((seen[:, 0].amax(0) / seen[:, 1].amax(0)).max()))

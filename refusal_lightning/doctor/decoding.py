@@ -102,12 +102,15 @@ def _with_own_cache(material: Material, model: HookedModel, name: str, as_who: s
 def _finding(
     name: str, compared: str, material: Material, recorder: _Recorder, interventions: Sequence[Intervention]
 ) -> Finding:
-    """Each row's logits at the prompt and at the step, against one plain pass of the prompt and its first token."""
+    """Each row's logits at the prompt and at the step, against a plain pass of the prompts and their first tokens."""
     figures: dict[str, list[float]] = {}
-    for row, (prompt, change) in enumerate(zip(material.prompts, interventions, strict=True)):
-        expected = material.plain_logits([*prompt, *recorder.tokens[row][: _STEPS - 1]], change, _STEPS)
-        pairs = zip(recorder.logits[row], expected, strict=True)
-        figures.setdefault(change.name, []).append(worst([relative_change(*pair) for pair in pairs]))
+    for change in {change.name: change for change in interventions}.values():
+        rows = [row for row, one in enumerate(interventions) if one is change]
+        longer = [[*material.prompts[row], *recorder.tokens[row][: _STEPS - 1]] for row in rows]
+        figures[change.name] = [
+            worst([relative_change(*pair) for pair in zip(recorder.logits[row], expected, strict=True)])
+            for row, expected in zip(rows, material.plain_logits(longer, change, _STEPS), strict=True)
+        ]
     bound = pass_bound(material.dtype, material.chat.n_layers)
     verdict = judge_groups(figures.values(), bound, material.dtype)
     advice = ""

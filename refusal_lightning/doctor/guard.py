@@ -12,13 +12,13 @@ from refusal_lightning.doctor.decoding import check_bridge_decoding, check_decod
 from refusal_lightning.doctor.finding import Finding
 from refusal_lightning.doctor.hooks import check_none_left
 from refusal_lightning.doctor.material import Material
-from refusal_lightning.doctor.padding import check_padding
+from refusal_lightning.doctor.padding import check_padded_batch
 from refusal_lightning.doctor.scoring import check_scores
 from refusal_lightning.errors import UserError
 
 Check = Callable[[Material], Finding]
 
-_ALWAYS: tuple[Check, ...] = (check_padding, check_ablation)
+_ALWAYS: tuple[Check, ...] = (check_padded_batch, check_ablation)
 _OF_WORK: dict[str, Check] = {
     "scores": check_scores,
     "answer KL": check_bridge_decoding,

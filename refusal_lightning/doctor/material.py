@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from refusal_lightning.doctor.readings import Reading, read
+from refusal_lightning.doctor.readings import Ablated, Reading, read
 from refusal_lightning.interventions import Intervention, intervene
 from refusal_lightning.models import ChatModel
+from refusal_lightning.models.tokens import left_pad
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -36,6 +37,8 @@ class Material:
     """Further prompts of the run: what shortcuts are exact is found once, for the longest of all."""
     tell: Callable[[str], None] = lambda text: None
     """Hears where the model is run the plain way."""
+    ablated: Ablated | None = field(default=None, repr=False)
+    """The prompts under ablation of ``direction``, once a check has run them (``ablation.ablated``)."""
 
     @property
     def prompts(self) -> list[list[int]]:
@@ -92,10 +95,11 @@ class Material:
         return torch.randn(self.chat.d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
     def plain_logits(
-        self, prompt: Sequence[int], intervention: Intervention, keep: int = 1
-    ) -> Float[Tensor, "token vocab"]:
-        """Logits at the last tokens of a whole prompt that is alone, under an intervention; float32 on the CPU."""
-        ids = torch.tensor([list(prompt)], device=self.input_device)
+        self, prompts: Sequence[Sequence[int]], intervention: Intervention, keep: int = 1
+    ) -> Float[Tensor, "prompt token vocab"]:
+        """Logits at the last tokens of whole prompts, left-padded in one batch, under an intervention; float32 on the
+        CPU. That padded is as alone is what ``padding`` and ``batch`` say."""
+        ids, mask = (t.to(self.input_device) for t in left_pad(prompts))
         with intervene(self.bridge, intervention):
-            logits: Tensor = self.bridge(ids, attention_mask=torch.ones_like(ids), use_cache=False, logits_to_keep=keep)
-        return logits[0, -keep:].float().cpu()
+            logits: Tensor = self.bridge(ids, attention_mask=mask, use_cache=False, logits_to_keep=keep)
+        return logits[:, -keep:].float().cpu()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from refusal_lightning.doctor.bounds import judge_prompts, pass_bound
 from refusal_lightning.doctor.finding import Finding
 from refusal_lightning.doctor.material import Material
-from refusal_lightning.doctor.readings import difference
+from refusal_lightning.doctor.readings import Reading, difference
 
 PADS = 7
 """Tokens of padding: few enough for any context, and odd, so that an off-by-one in positions shows."""
@@ -13,17 +13,30 @@ PADS = 7
 
 def check_padding(material: Material) -> Finding:
     """Every prompt alone, against itself behind padding (still alone, so that padding is all that differs)."""
+    padded = [material.read([prompt], _pads(material, [prompt]))[0] for prompt in material.prompts]
+    return _finding(material, padded, "behind")
+
+
+def check_padded_batch(material: Material) -> Finding:
+    """Every prompt alone, against itself in one batch behind padding: ``padding`` and ``batch`` in one pass."""
+    prompts = material.prompts
+    return _finding(material, material.read(prompts, _pads(material, prompts)), "together behind")
+
+
+def _pads(material: Material, prompts: list[list[int]]) -> int:
+    """How much padding the context has room for."""
+    longest = max(map(len, prompts))
+    return min(PADS, (material.chat.context or longest + PADS) - longest)
+
+
+def _finding(material: Material, padded: list[Reading], how: str) -> Finding:
     chat = material.chat
-    context = chat.context or max(map(len, material.prompts)) + PADS
-    pairs = zip(material.prompts, material.alone, strict=True)
-    figures = [
-        difference(material.read([prompt], pads=min(PADS, context - len(prompt)))[0], alone) for prompt, alone in pairs
-    ]
+    figures = [difference(one, alone) for one, alone in zip(padded, material.alone, strict=True)]
     bound = pass_bound(material.dtype, chat.n_layers)
     verdict = judge_prompts(figures, bound, material.dtype)
     return Finding(
         f"padding, {chat.dtype}",
-        f"{len(figures)} prompts, each alone and behind {PADS} tokens of padding: logits and resid_pre, relative",
+        f"{len(figures)} prompts, each alone and {how} {PADS} tokens of padding: logits and resid_pre, relative",
         worst(figures),
         bound,
         verdict,

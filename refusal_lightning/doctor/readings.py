@@ -25,6 +25,15 @@ class Reading:
     resid_pre: Float[Tensor, "layer position d_model"]
 
 
+@dataclass(frozen=True)
+class Ablated:
+    """One plain pass over prompts under ablation: their next-token logits, float32 on the CPU, and what is left."""
+
+    logits: Float[Tensor, "prompt vocab"]
+    projection: float
+    """The largest projection on the ablated direction, relative to the stream."""
+
+
 def read(
     bridge: TransformerBridge, prompts: Sequence[list[int]], n_positions: int, pads: int, device: torch.device
 ) -> list[Reading]:

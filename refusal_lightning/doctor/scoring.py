@@ -10,13 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from refusal_lightning.directions.staging import STAGES, ScoreKind, ScoreTask
+from refusal_lightning.directions.staging import ScoreKind, ScoreTask
+from refusal_lightning.doctor.ablation import ablated
 from refusal_lightning.doctor.bounds import judge_groups, pass_bound
 from refusal_lightning.doctor.finding import Finding
 from refusal_lightning.doctor.material import Material
 from refusal_lightning.doctor.padding import worst
 from refusal_lightning.doctor.readings import relative_change
-from refusal_lightning.interventions import ablation, addition
+from refusal_lightning.interventions import addition
 from refusal_lightning.modules.scores import ScoreModule
 from refusal_lightning.modules.shortcuts import exact_shortcuts
 
@@ -25,28 +26,24 @@ if TYPE_CHECKING:
 
 
 def check_scores(material: Material) -> Finding:
-    """Logits of bypass, induce and KL passes as `select` runs them, against plain passes of each whole prompt alone.
+    """Logits of bypass, induce and KL passes as `select` runs them, against plain passes of the whole prompts.
 
-    The candidate is the prompts' mean difference at the middle layer: bypass and induce passes of all prompts, KL
-    passes of the harmless ones.
+    The candidate is the prompts' mean difference at the middle layer. Bypass and KL are scores of the same passes, of
+    harmful and of harmless prompts; here one is of all.
     """
     direction, layer = material.direction, material.middle
     everything = [*material.prompts, *material.others]
     exact_shortcuts(material.bridge, everything, material.input_device, material.tell)
-    changes = {"ablation": ablation(direction), "actadd": addition(direction, layer, 1.0)}
-    plain = {
-        name: [material.plain_logits(prompt, change)[-1] for prompt in material.prompts]
-        for name, change in changes.items()
-    }
+    under_ablation = ablated(material).logits
+    under_addition = material.plain_logits(material.prompts, addition(direction, layer, 1.0))[:, -1]
     figures: dict[str, list[float]] = {}
-    for kind in STAGES:
-        numbers = range(len(material.harmful) if kind == "kl" and material.harmless else 0, len(material.prompts))
-        expected = plain["actadd" if kind == "induce" else "ablation"]
-        logits = _pass_logits(material, kind, list(numbers))
-        figures[kind] = [relative_change(one, expected[number]) for number, one in zip(numbers, logits, strict=True)]
+    plain: dict[ScoreKind, Tensor] = {"induce": under_addition, "kl": under_ablation}
+    for kind, expected in plain.items():
+        logits = _pass_logits(material, kind)
+        figures[kind] = [relative_change(*pair) for pair in zip(logits, expected, strict=True)]
     bound = pass_bound(material.dtype, material.chat.n_layers)
     verdict = judge_groups(figures.values(), bound, material.dtype)
-    each = ", ".join(f"{kind} {worst(of_kind):.1e}" for kind, of_kind in figures.items())
+    each = f"induce {worst(figures['induce']):.1e}, bypass and KL {worst(figures['kl']):.1e}"
     return Finding(
         "scores",
         f"{len(material.prompts)} prompts, passes of `select` against plain ones at layer {layer}: logits ({each})",
@@ -69,18 +66,18 @@ def _advice(verdict: str, dtype: str) -> str:
     )
 
 
-def _pass_logits(material: Material, kind: ScoreKind, numbers: list[int]) -> list[Float[Tensor, " vocab"]]:
-    """Next-token logits that a score of some of the prompts is made of."""
+def _pass_logits(material: Material, kind: ScoreKind) -> list[Float[Tensor, " vocab"]]:
+    """Next-token logits that a score of the prompts is made of."""
     chat = material.chat
     place = (-1, material.middle)
     directions = torch.zeros(1, chat.n_layers, chat.d_model, dtype=torch.float64)
     directions[place] = material.direction
-    baseline = torch.stack([material.alone[number].logits for number in numbers])
-    module = _Recorded(material, directions, [material.prompts[number] for number in numbers], baseline, kind)
+    baseline = torch.stack([reading.logits for reading in material.alone])
+    module = _Recorded(material, directions, material.prompts, baseline, kind)
     module.on_predict_start()
     module.predict_step(ScoreTask(kind, (place,)))
     module.on_predict_end()
-    return [module.logits[row] for row in range(len(numbers))]
+    return [module.logits[row] for row in range(len(material.prompts))]
 
 
 class _Recorded(ScoreModule):

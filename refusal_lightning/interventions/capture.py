@@ -35,8 +35,9 @@ def capture_residuals(
         return record
 
     pairs = [(f"blocks.{layer}.hook_{point}", recorder(point, layer)) for point in hook_points for layer in layers]
+    known = bridge.hook_dict  # made anew whenever it is asked for
     for name, _ in pairs:
-        if name not in bridge.hook_dict:
+        if name not in known:
             raise UserError(f"this model's architecture has no hook {name}; leave its hook point out")
     with bridge.hooks(fwd_hooks=pairs):
         yield captured

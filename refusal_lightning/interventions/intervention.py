@@ -99,8 +99,9 @@ def intervene(bridge: TransformerBridge | HookedModel, intervention: Interventio
     pairs = list(intervention.hooks(bridge.cfg.n_layers))
     if intervention.everywhere is not None and not facts.adds_up:
         pairs = _at_the_stream(pairs, intervention.everywhere, bridge)
+    known = bridge.hook_dict if pairs else {}  # made anew whenever it is asked for
     for name, _ in pairs:
-        if name not in bridge.hook_dict:
+        if name not in known:
             raise UserError(f"{intervention.name} needs the hook {name}, which this model's architecture does not have")
     with bridge.hooks(fwd_hooks=pairs):
         yield
@@ -114,11 +115,12 @@ def _at_the_stream(
     Whatever writes into the stream, what reads it gets it with ``everywhere`` applied. Raises UserError where the
     stream cannot be reached.
     """
+    known = bridge.hook_dict
     streams = [f"blocks.{layer}.hook_{point}" for layer in range(bridge.cfg.n_layers) for point in STREAM]
-    wanted = {name for name in streams if not name.endswith("mid") or name in bridge.hook_dict}
-    missing = sorted(wanted - set(bridge.hook_dict))
+    wanted = {name for name in streams if not name.endswith("mid") or name in known}
+    missing = sorted(wanted - set(known))
     if missing:
         raise UserError(f"this model writes into the residual stream unseen, and has no hook {missing[0]}")
-    kept = [(name, hook) for name, hook in pairs if name in bridge.hook_dict]
+    kept = [(name, hook) for name, hook in pairs if name in known]
     taken = {name for name, _ in kept}
     return [*((name, everywhere) for name in streams if name in wanted - taken), *kept]

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from refusal_lightning.interventions import capture_residuals, intervene, row_addition, skip_blocks
+from refusal_lightning.interventions import capture_residuals, skip_blocks
 from refusal_lightning.models.tokens import left_pad
 from refusal_lightning.modules.prompt_passes import last_logits, positions, prefix_pass, shared_length
 
@@ -50,10 +50,24 @@ def exact_shortcuts(
 
     ``tell`` hears, once, of what is done in full instead.
     """
-    shares = shares_exactly(bridge.original_model, prompts, device, tell)
+    model: Any = bridge.original_model
+    last = bridge.cfg.n_layers - 1
+    layers = sorted({min(1, last), last})  # at the first layer nothing is stepped over
+    plain: list[Tensor] = []
+    start: dict[int, Tensor] = {}
+
+    def run_plain() -> Float[Tensor, "row vocab"]:
+        """Once for both questions, with the streams that passes may enter with."""
+        if not plain:
+            with capture_residuals(bridge, ["resid_pre"], layers, lambda x: x) as captured, torch.inference_mode():
+                plain.append(last_logits(model, *_two(prompts, device)))
+            start.update({layer: captured["resid_pre", layer] for layer in layers})
+        return plain[0]
+
+    shares = _shares_exactly(model, prompts, device, tell, run_plain)
 
     def skips() -> bool:
-        exact = _skips_exactly(bridge, prompts, shares, device)
+        exact = _skips_exactly(bridge, prompts, shares, device, run_plain(), start)
         if not exact:
             tell("induce scores run all blocks: on this architecture later blocks need more than the stream")
         return exact
@@ -63,11 +77,22 @@ def exact_shortcuts(
 
 def shares_exactly(model: Any, prompts: Sequence[Sequence[int]], device: Any, tell: Callable[[str], None]) -> bool:
     """Whether the shortest and the longest prompt give, from the shared beginning, the logits of a whole pass."""
+    with torch.inference_mode():
+        return _shares_exactly(model, prompts, device, tell, lambda: last_logits(model, *_two(prompts, device)))
+
+
+def _shares_exactly(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    device: Any,
+    tell: Callable[[str], None],
+    run_plain: Callable[[], Float[Tensor, "row vocab"]],
+) -> bool:
     if not shared_length(prompts):
         return False
 
     def shares() -> bool:
-        exact = keeps_columns(model.config) and _continues_exactly(model, prompts, device)
+        exact = keeps_columns(model.config) and _continues_exactly(model, prompts, device, run_plain())
         if not exact:
             tell("prompts are run whole: on this architecture they cannot go on from the beginning that they share")
         return exact
@@ -117,10 +142,11 @@ def _two(prompts: Sequence[Sequence[int]], device: Any) -> tuple[Int[Tensor, "2 
 
 
 @torch.inference_mode()
-def _continues_exactly(model: Any, prompts: Sequence[Sequence[int]], device: Any) -> bool:
+def _continues_exactly(
+    model: Any, prompts: Sequence[Sequence[int]], device: Any, plain: Float[Tensor, "row vocab"]
+) -> bool:
     shared = shared_length(prompts)
     ids, mask = _two(prompts, device)
-    plain = last_logits(model, ids, mask)
     try:
         past = prefix_pass(model, ids[1:, :shared], 1)
         rows = torch.zeros(2, dtype=torch.long, device=ids.device)
@@ -154,32 +180,29 @@ def _steps_exactly(model: Any, prompts: Sequence[Sequence[int]], device: Any) ->
 
 
 @torch.inference_mode()
-def _skips_exactly(bridge: TransformerBridge, prompts: Sequence[Sequence[int]], shares: bool, device: Any) -> bool:
-    """Whether a vector added at the second and at the last layer gives the same with all blocks and from there on.
+def _skips_exactly(
+    bridge: TransformerBridge,
+    prompts: Sequence[Sequence[int]],
+    shares: bool,
+    device: Any,
+    plain: Float[Tensor, "row vocab"],
+    start: dict[int, Float[Tensor, "2 token d_model"]],
+) -> bool:
+    """Whether passes that enter at some layers, with the stream that a plain pass has there, give what it gives.
 
-    At the first layer nothing is stepped over.
+    Nothing is added: what later blocks miss of those that are stepped over, they miss with and without.
     """
     model: Any = bridge.original_model
-    last = bridge.cfg.n_layers - 1
-    layers = sorted({min(1, last), last})
     ids, mask = _two(prompts, device)
     shared = shared_length(prompts) if shares else 0
     rows = torch.zeros(2, dtype=torch.long, device=ids.device)
-    with capture_residuals(bridge, ["resid_pre"], layers, lambda x: x) as beginning:
-        past = prefix_pass(model, ids[1:, :shared], 1)
-    with capture_residuals(bridge, ["resid_pre"], layers, lambda x: x) as rest:
-        last_logits(model, ids[:, shared:], mask, past, rows)
-    for layer in layers:
-        start = rest["resid_pre", layer]
-        adding = row_addition(start[:1, -1].roll(1, -1), layer)  # any vector of the stream's size
-        with intervene(bridge, adding):
-            plain = last_logits(model, ids, mask)
+    for layer, stream in start.items():
         past = []
         try:
-            if shared:
-                with skip_blocks(bridge, layer, beginning["resid_pre", layer]), intervene(bridge, adding):
+            if shared:  # the longest prompt has no padding before it
+                with skip_blocks(bridge, layer, stream[1:, :shared]):
                     past = prefix_pass(model, ids[1:, :shared], 1)
-            with skip_blocks(bridge, layer, start), intervene(bridge, adding):
+            with skip_blocks(bridge, layer, stream[:, shared:]):
                 entered = last_logits(model, ids[:, shared:], mask, past, rows)
         except Exception:  # a later block may look for what a lower one leaves behind
             return False

@@ -15,7 +15,7 @@ from refusal_lightning.stages.files import digest, write_json
 if TYPE_CHECKING:
     import torch
 
-PROOF_VERSION = 1
+PROOF_VERSION = 2
 """Raised when the checks change: figures of another version are not shown beside a run's results."""
 
 
