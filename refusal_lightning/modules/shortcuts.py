@@ -64,7 +64,7 @@ def exact_shortcuts(
             start.update({layer: captured["resid_pre", layer] for layer in layers})
         return plain[0]
 
-    shares = _shares_exactly(model, prompts, device, tell, run_plain)
+    shares = shares_exactly(model, prompts, device, tell, run_plain)
 
     def skips() -> bool:
         exact = _skips_exactly(bridge, prompts, shares, device, run_plain(), start)
@@ -75,24 +75,22 @@ def exact_shortcuts(
     return Shortcuts(shares, _remembered(_skips, bridge, prompts, skips))
 
 
-def shares_exactly(model: Any, prompts: Sequence[Sequence[int]], device: Any, tell: Callable[[str], None]) -> bool:
-    """Whether the shortest and the longest prompt give, from the shared beginning, the logits of a whole pass."""
-    with torch.inference_mode():
-        return _shares_exactly(model, prompts, device, tell, lambda: last_logits(model, *_two(prompts, device)))
-
-
-def _shares_exactly(
+def shares_exactly(
     model: Any,
     prompts: Sequence[Sequence[int]],
     device: Any,
     tell: Callable[[str], None],
-    run_plain: Callable[[], Float[Tensor, "row vocab"]],
+    run_plain: Callable[[], Float[Tensor, "row vocab"]] | None = None,
 ) -> bool:
+    """Whether the shortest and the longest prompt give, from the shared beginning, the logits of a whole pass.
+
+    ``run_plain`` is that pass, where the caller has a use for it too.
+    """
     if not shared_length(prompts):
         return False
 
     def shares() -> bool:
-        exact = keeps_columns(model.config) and _continues_exactly(model, prompts, device, run_plain())
+        exact = keeps_columns(model.config) and _continues_exactly(model, prompts, device, run_plain)
         if not exact:
             tell("prompts are run whole: on this architecture they cannot go on from the beginning that they share")
         return exact
@@ -143,10 +141,14 @@ def _two(prompts: Sequence[Sequence[int]], device: Any) -> tuple[Int[Tensor, "2 
 
 @torch.inference_mode()
 def _continues_exactly(
-    model: Any, prompts: Sequence[Sequence[int]], device: Any, plain: Float[Tensor, "row vocab"]
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    device: Any,
+    run_plain: Callable[[], Float[Tensor, "row vocab"]] | None,
 ) -> bool:
     shared = shared_length(prompts)
     ids, mask = _two(prompts, device)
+    plain = last_logits(model, ids, mask) if run_plain is None else run_plain()
     try:
         past = prefix_pass(model, ids[1:, :shared], 1)
         rows = torch.zeros(2, dtype=torch.long, device=ids.device)
