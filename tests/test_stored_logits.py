@@ -21,7 +21,7 @@ def logits(monkeypatch) -> tuple[StoredLogits, torch.Tensor]:
     store: Any = GeneratedStore([f"harmful {i}" for i in range(20)], 1, 1, 2, 101)
     monkeypatch.setattr(stored_logits, "PIECE_BYTES", 3 * 4 * 101)
     rows = [11, 3, 19, 0, 3, 14, 7]
-    whole = torch.from_numpy(np.stack([store.logits(row) for row in rows]))
+    whole = torch.from_numpy(np.concatenate([store.read("next_token_logits", np.array([row])) for row in rows]))
     return StoredLogits(store, [f"harmful {row}" for row in rows]), whole
 
 
