@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from refusal_lightning.doctor.bounds import judge_prompts, pass_bound
+from refusal_lightning.doctor.bounds import advice, judge_prompts, pass_bound
 from refusal_lightning.doctor.finding import Finding
 from refusal_lightning.doctor.material import Material
 from refusal_lightning.doctor.padding import worst
 from refusal_lightning.doctor.readings import difference
+
+_WRONG = (
+    "the other prompts of a batch change this model's results. If `padding` fails too, mind its advice; else "
+    "something in the model mixes rows: use batch sizes of 1 (cache, select, evaluate), and report it"
+)
 
 
 def check_batch(material: Material) -> Finding:
@@ -22,16 +27,5 @@ def check_batch(material: Material) -> Finding:
         worst(figures),
         bound,
         verdict,
-        _advice(verdict, chat.dtype),
-    )
-
-
-def _advice(verdict: str, dtype: str) -> str:
-    if verdict == "ok":
-        return ""
-    if verdict == "warn":
-        return f"only few prompts are over: {dtype} rounds them to another side; model.dtype: float32 is steadier"
-    return (
-        "the other prompts of a batch change this model's results. If `padding` fails too, mind its advice; else "
-        "something in the model mixes rows: use batch sizes of 1 (cache, select, evaluate), and report it"
+        advice(verdict, chat.dtype, _WRONG),
     )

@@ -56,3 +56,12 @@ def judge_groups(groups: Iterable[Sequence[float]], bound: float, dtype: torch.d
     """The worst verdict over groups of prompts: a fault of one kind of passes is no minority of all of them."""
     verdicts = [judge_prompts(figures, bound, dtype) for figures in groups]
     return "fail" if "fail" in verdicts else "warn" if "warn" in verdicts else "ok"
+
+
+def advice(verdict: Verdict, dtype: str, wrong: str) -> str:
+    """What to tell the user of a verdict over prompts: ``wrong`` where it fails."""
+    if verdict == "ok":
+        return ""
+    if verdict == "warn":
+        return f"only few prompts are over: {dtype} rounds them to another side; model.dtype: float32 is steadier"
+    return wrong

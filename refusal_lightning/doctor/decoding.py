@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from refusal_lightning.doctor.bounds import judge_groups, pass_bound
+from refusal_lightning.doctor.bounds import advice, judge_groups, pass_bound
 from refusal_lightning.doctor.finding import Finding
 from refusal_lightning.doctor.material import Material
 from refusal_lightning.doctor.padding import worst
@@ -23,6 +23,11 @@ from refusal_lightning.modules.generation import GenerationBatch, GenerationModu
 from refusal_lightning.modules.sampling import Sampling
 from refusal_lightning.modules.shortcuts import shares_exactly
 
+_WRONG = (
+    "answers would be wrong: a decoding step, with its cache, mask, positions and hooks, is not what a whole "
+    "pass gives on this architecture. Use another model or other versions of transformers and TransformerLens, "
+    "and report it with the architecture"
+)
 _STEPS = 2
 """The prompt, and one token after it."""
 
@@ -113,15 +118,5 @@ def _finding(
         ]
     bound = pass_bound(material.dtype, material.chat.n_layers)
     verdict = judge_groups(figures.values(), bound, material.dtype)
-    advice = ""
-    if verdict == "warn":
-        dtype = material.chat.dtype
-        advice = f"only few prompts are over: {dtype} rounds them to another side; model.dtype: float32 is steadier"
-    elif verdict == "fail":
-        advice = (
-            "answers would be wrong: a decoding step, with its cache, mask, positions and hooks, is not what a whole "
-            "pass gives on this architecture. Use another model or other versions of transformers and TransformerLens, "
-            "and report it with the architecture"
-        )
     figure = worst([one for of_kind in figures.values() for one in of_kind])
-    return Finding(name, compared, figure, bound, verdict, advice)
+    return Finding(name, compared, figure, bound, verdict, advice(verdict, material.chat.dtype, _WRONG))

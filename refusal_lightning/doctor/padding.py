@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from refusal_lightning.doctor.bounds import judge_prompts, pass_bound
+from refusal_lightning.doctor.bounds import advice, judge_prompts, pass_bound
 from refusal_lightning.doctor.finding import Finding
 from refusal_lightning.doctor.material import Material
 from refusal_lightning.doctor.readings import Reading, difference
+
+_WRONG = (
+    "padding changes this model's results: its code ignores the attention mask or the position ids. Use batch "
+    "sizes of 1 (cache, select, evaluate), or another version of transformers; report it with the architecture"
+)
 
 PADS = 7
 """Tokens of padding: few enough for any context, and odd, so that an off-by-one in positions shows."""
@@ -40,21 +45,10 @@ def _finding(material: Material, padded: list[Reading], how: str) -> Finding:
         worst(figures),
         bound,
         verdict,
-        _advice(verdict, chat.dtype),
+        advice(verdict, chat.dtype, _WRONG),
     )
 
 
 def worst(figures: list[float]) -> float:
     """The largest figure; NaN if there is one."""
     return max(figures, key=lambda figure: (figure != figure, figure))
-
-
-def _advice(verdict: str, dtype: str) -> str:
-    if verdict == "ok":
-        return ""
-    if verdict == "warn":
-        return f"only few prompts are over: {dtype} rounds them to another side; model.dtype: float32 is steadier"
-    return (
-        "padding changes this model's results: its code ignores the attention mask or the position ids. Use batch "
-        "sizes of 1 (cache, select, evaluate), or another version of transformers; report it with the architecture"
-    )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from refusal_lightning.directions.staging import ScoreKind, ScoreTask
 from refusal_lightning.doctor.ablation import ablated
-from refusal_lightning.doctor.bounds import judge_groups, pass_bound
+from refusal_lightning.doctor.bounds import advice, judge_groups, pass_bound
 from refusal_lightning.doctor.finding import Finding
 from refusal_lightning.doctor.material import Material
 from refusal_lightning.doctor.padding import worst
@@ -23,6 +23,12 @@ from refusal_lightning.modules.shortcuts import exact_shortcuts
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
+
+_WRONG = (
+    "scores of candidates would be wrong: a shortcut of `select` (the shared beginning, stepping over blocks, a "
+    "direction for each row) is not exact on this architecture. Use another model or other versions of "
+    "transformers and TransformerLens, and report it with the architecture"
+)
 
 
 def check_scores(material: Material) -> Finding:
@@ -50,19 +56,7 @@ def check_scores(material: Material) -> Finding:
         worst([figure for of_kind in figures.values() for figure in of_kind]),
         bound,
         verdict,
-        _advice(verdict, material.chat.dtype),
-    )
-
-
-def _advice(verdict: str, dtype: str) -> str:
-    if verdict == "ok":
-        return ""
-    if verdict == "warn":
-        return f"only few prompts are over: {dtype} rounds them to another side; model.dtype: float32 is steadier"
-    return (
-        "scores of candidates would be wrong: a shortcut of `select` (the shared beginning, stepping over blocks, a "
-        "direction for each row) is not exact on this architecture. Use another model or other versions of "
-        "transformers and TransformerLens, and report it with the architecture"
+        advice(verdict, material.chat.dtype, _WRONG),
     )
 
 
