@@ -99,6 +99,19 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+def tiny_sizes(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    """Sizes of a tiny model's configuration, by the names that most architectures have for them."""
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": D_MODEL,
+        "intermediate_size": 64,
+        "num_hidden_layers": N_LAYERS,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+    }
+
+
 def tiny_model(arch: str, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """A float32 model of an architecture listed above (4 layers, width 32, eager attention) and its tokenizer.
 
@@ -107,13 +120,7 @@ def tiny_model(arch: str, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTok
     """
     tokenizer = tiny_tokenizer()
     common = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": D_MODEL,
-        "intermediate_size": 64,
-        "num_hidden_layers": N_LAYERS,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
+        **tiny_sizes(tokenizer),
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,

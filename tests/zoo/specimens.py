@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 from architectures import N_LAYERS, TINY
-from tiny_models import D_MODEL, tiny_tokenizer
+from tiny_models import D_MODEL, tiny_sizes, tiny_tokenizer
 from transformers import AutoConfig
 
 
@@ -22,13 +22,8 @@ def save_specimen(name: str, folder: Path) -> Path:
         "pad_token_id": tokenizer.pad_token_id,
     }
     common = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": D_MODEL,
-        "intermediate_size": 64,
+        **tiny_sizes(tokenizer),
         "num_hidden_layers": N_LAYERS,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
         **tokens,
     }
     settings = {key: value for key, value in {**common, **tiny.settings}.items() if value is not None}
