@@ -15,6 +15,7 @@ import yaml
 from nodes import finish, start_nodes
 
 from refusal_lightning.cli import main
+from refusal_lightning.data.work import share_of
 from refusal_lightning.modules.activations import ActivationBatch, ActivationModule, PromptBatch
 from refusal_lightning.stages.strategies import interface_towards
 from refusal_lightning.store import ActivationStore, verify
@@ -192,10 +193,12 @@ def test_nobody_ends_before_the_slowest_has_finished(run, tmp_path, undisturbed)
     slowest = nodes[2].pid
     os.kill(slowest, signal.SIGSTOP)
     try:
-        done = -1
-        while done < shards_done(root):  # until the other two have done theirs
-            done = shards_done(root)
-            time.sleep(2)
+        (url,) = root.glob("*.zarr")
+        shards = [shard.index for shard in ActivationStore.open(url).shards]
+        others = {*share_of(shards, 0, 3), *share_of(shards, 1, 3)}
+        wait_until(lambda: all(list(url.glob(f"resid_pre/c.{index}.*")) for index in others))
+        time.sleep(2)  # until they wait for the slowest
+        done = shards_done(root)
         os.kill(nodes[1].pid, signal.SIGTERM)
         time.sleep(3)
         assert [node.poll() for node in nodes] == [None] * 3
@@ -204,7 +207,6 @@ def test_nobody_ends_before_the_slowest_has_finished(run, tmp_path, undisturbed)
     ended = finish(nodes)
     assert [status for status, _ in ended] == [143] * 3, ended
     assert not any("ended before the work was done" in errors for _, errors in ended)
-    (url,) = root.glob("*.zarr")
     assert 0 < len(ActivationStore.open(url).pending()) < len(undisturbed)
     assert shards_done(root) == done + 1  # the one that the slowest had at hand
     assert [status for status, _ in finish(start_nodes("cache", config, count=3, changes=changes))] == [0] * 3
