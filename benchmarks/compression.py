@@ -16,10 +16,10 @@ import time
 import numpy as np
 
 from refusal_lightning.store import ActivationStore, Encoding, Layout
-from refusal_lightning.store.compression import compress, decompress
-from refusal_lightning.store.geometry import array_specs, plan_geometry
-from refusal_lightning.store.layout import LOGITS
-from refusal_lightning.store.shard_file import stored_chunk
+from refusal_lightning.store.format.chunking import array_specs, plan_geometry
+from refusal_lightning.store.format.compression import compress, decompress
+from refusal_lightning.store.format.layout import LOGITS
+from refusal_lightning.store.format.shard_file import stored_chunk
 
 
 def rounded(values: np.ndarray, dtype: str) -> np.ndarray:

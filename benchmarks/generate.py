@@ -25,11 +25,11 @@ import torch
 
 from refusal_lightning.config import TrainerConfig
 from refusal_lightning.data import load_dataset
-from refusal_lightning.interventions import BASELINE, Intervention, ablation, addition, capture_residuals, intervene
+from refusal_lightning.inputs.prompts import PromptSet, prompt_set
+from refusal_lightning.interventions import BASELINE, Intervention, ablation, addition, intervene, record_activations
 from refusal_lightning.models import ChatModel, load_chat_model
 from refusal_lightning.models.tokens import left_pad
-from refusal_lightning.stages.answers import Answer, Task, generate_answers
-from refusal_lightning.stages.prompts import PromptSet, prompt_set
+from refusal_lightning.stages.evaluate.completions import Completion, CompletionTask, generate_answers
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CPU = TrainerConfig(accelerator="cpu", progress_bar=False)
@@ -90,7 +90,7 @@ def mean_difference(chat: ChatModel, sets: dict[str, PromptSet], layer: int) -> 
     means = []
     for item in sets.values():
         total = torch.zeros(chat.d_model, dtype=torch.float64)
-        with torch.inference_mode(), capture_residuals(bridge, ["resid_pre"], [layer], lambda x: x[:, -1]) as captured:
+        with torch.inference_mode(), record_activations(bridge, ["resid_pre"], [layer], lambda x: x[:, -1]) as captured:
             for ids in item.token_ids[:32]:
                 bridge(torch.tensor([ids]), use_cache=False, stop_at_layer=layer + 1, return_type=None)
                 total += captured["resid_pre", layer][0].double()
@@ -143,7 +143,9 @@ def main() -> None:
         for name in sets
         for kind in NAMES
     }
-    tasks = [Task(sets[name], intervention, f"{name}-{kind}") for (name, kind), intervention in acting.items()]
+    tasks = [
+        CompletionTask(sets[name], intervention, f"{name}-{kind}") for (name, kind), intervention in acting.items()
+    ]
     batches = [
         (name, kind, range(start, min(start + 8, len(sets[name]))))
         for name, kind in acting
@@ -151,7 +153,7 @@ def main() -> None:
     ]
     speeds: dict[str, list[float]] = {"plain": [], "ours": []}
     expected: dict[tuple[str, str, int], list[int]] = {}
-    found: dict[tuple[str, str], list[Answer]] = {}
+    found: dict[tuple[str, str], list[Completion]] = {}
     for number in range(args.rounds):
         started, n_tokens = time.perf_counter(), 0
         for name, kind, index in batches[number % args.every :: args.every]:

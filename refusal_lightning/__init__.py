@@ -4,7 +4,7 @@ The method is that of "Refusal in Language Models Is Mediated by a Single Direct
 arXiv:2406.11717). Three stages, one way: ``cache`` -> ``select`` -> ``evaluate``.
 """
 
-from refusal_lightning import side_effects
+from refusal_lightning.io import side_effects
 
 side_effects.switch_off()
 

@@ -15,8 +15,8 @@ from refusal_lightning import __version__
 from refusal_lightning.cli.commands import COMMANDS
 from refusal_lightning.cli.parsing import load, parse
 from refusal_lightning.errors import UserError
-from refusal_lightning.files import full_disk
-from refusal_lightning.stages.console import process_name
+from refusal_lightning.io.console import process_name
+from refusal_lightning.io.files import full_disk
 
 _INTERRUPTED = "interrupted; go on with the same command"
 
@@ -96,7 +96,7 @@ def _run(command: str, arguments: dict[str, Any]) -> int:
     if command == "select":
         scores, as_json = arguments.pop("from_scores"), arguments.pop("json")
         if scores is not None:
-            target = "refusal_lightning.stages.replay:replay_choice"
+            target = "refusal_lightning.stages.select.replay:replay_choice"
             arguments = {"path": scores, "config": arguments["select"], "as_json": as_json}
         elif as_json:
             raise UserError("--json goes with --from-scores")

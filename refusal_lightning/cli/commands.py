@@ -43,27 +43,27 @@ class Command:
 COMMANDS = {
     "cache": Command(
         "run the prompts through the model once and keep their activations in the store",
-        "refusal_lightning.stages.cache:cache",
+        "refusal_lightning.stages.cache.stage:cache",
         ("model", "data", "store", "trainer", "cache"),
     ),
     "select": Command(
         "find the refusal direction from the store and choose the best candidate",
-        "refusal_lightning.stages.select:select",
+        "refusal_lightning.stages.select.stage:select",
         ("model", "data", "store", "trainer", "runs", "cache", "select"),
     ),
     "evaluate": Command(
         "measure refusal and loss under baseline, ablation and activation addition",
-        "refusal_lightning.stages.evaluate:evaluate",
+        "refusal_lightning.stages.evaluate.stage:evaluate",
         ("model", "data", "trainer", "runs", "evaluate", "judging"),
     ),
     "analyze": Command(
         "measure the candidates and the selected direction on the store's activations, without the model",
-        "refusal_lightning.stages.analyze:analyze",
+        "refusal_lightning.stages.analyze.stage:analyze",
         ("model", "data", "store", "runs", "cache", "select", "analyze"),
     ),
     "capability": Command(
         "run tasks of lm-evaluation-harness on the intervened model",
-        "refusal_lightning.stages.capability:capability",
+        "refusal_lightning.stages.capability.stage:capability",
         ("model", "trainer", "runs", "capability"),
     ),
     "doctor": Command(
@@ -73,7 +73,7 @@ COMMANDS = {
     ),
     "plan": Command(
         "say what a run will take, without loading the model: memory, arithmetic, time, disk",
-        "refusal_lightning.stages.plan:plan",
+        "refusal_lightning.planning.stage:plan",
         ("model", "data", "store", "trainer", "cache", "select", "evaluate", "plan"),
     ),
     "data prepare": Command(
@@ -83,22 +83,24 @@ COMMANDS = {
     ),
     "judge": Command(
         "judge any file of completions",
-        "refusal_lightning.stages.local_judges:judge",
+        "refusal_lightning.stages.evaluate.judging:judge",
         settings="refusal_lightning.judges.config:JudgeConfig",
     ),
-    "store info": Command("show what is in a store", "refusal_lightning.stages.care:store_info"),
+    "store info": Command("show what is in a store", "refusal_lightning.cli.store_commands:store_info"),
     "store verify": Command(
-        "recompute every checksum of a store and name what is damaged", "refusal_lightning.stages.care:store_verify"
+        "recompute every checksum of a store and name what is damaged",
+        "refusal_lightning.cli.store_commands:store_verify",
     ),
     "store repair": Command(
         "drop what is damaged in a store, so that `cache` computes just that",
-        "refusal_lightning.stages.care:store_repair",
+        "refusal_lightning.cli.store_commands:store_repair",
     ),
     "store copy": Command(
         "copy a store, or a folder of them, so that the copy can be read and continued at any moment",
-        "refusal_lightning.stages.care:store_copy",
+        "refusal_lightning.cli.store_commands:store_copy",
     ),
     "store export": Command(
-        "write a selection of a store to one safetensors or npz file", "refusal_lightning.stages.care:store_export"
+        "write a selection of a store to one safetensors or npz file",
+        "refusal_lightning.cli.store_commands:store_export",
     ),
 }

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from refusal_lightning.files import write_bytes
+from refusal_lightning.io.files import write_bytes
 
 
 def rows_to_bytes(rows: Sequence[Any]) -> bytes:

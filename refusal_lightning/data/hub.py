@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.network import cut_off
+from refusal_lightning.io.network import cut_off
 
 PREFIX = "hub:"
 

@@ -6,22 +6,22 @@ from collections.abc import Callable
 
 from refusal_lightning.doctor.ablation import check_ablation
 from refusal_lightning.doctor.batch import check_batch
-from refusal_lightning.doctor.beginning import check_beginning
-from refusal_lightning.doctor.continuation import check_continuation
+from refusal_lightning.doctor.bos import check_beginning
+from refusal_lightning.doctor.context import CheckContext
 from refusal_lightning.doctor.decoding import check_bridge_decoding, check_decoding, check_harness_decoding
 from refusal_lightning.doctor.eoi import check_eoi
 from refusal_lightning.doctor.finding import Finding, Verdict
 from refusal_lightning.doctor.hooks import check_hooks
-from refusal_lightning.doctor.material import Material
 from refusal_lightning.doctor.padding import check_padding
-from refusal_lightning.doctor.refusal import check_refusal
+from refusal_lightning.doctor.prefix_sharing import check_continuation
+from refusal_lightning.doctor.refusal_tokens import check_refusal
+from refusal_lightning.doctor.residual_writes import check_writes
 from refusal_lightning.doctor.scoring import check_scores
-from refusal_lightning.doctor.stops import check_stops
+from refusal_lightning.doctor.stop_tokens import check_stops
 from refusal_lightning.doctor.template import check_template
 from refusal_lightning.doctor.thinking import check_thinking
-from refusal_lightning.doctor.writes import check_writes
 
-Check = Callable[[Material], Finding]
+Check = Callable[[CheckContext], Finding]
 
 PROMPT_CHECKS: dict[str, Check] = {
     "template": check_template,
@@ -52,4 +52,4 @@ MODEL_CHECKS: dict[str, Check] = {
 }
 """These run the model in the chosen dtype; the hooks come last, since one that stays on would change the others."""
 
-__all__ = ["MODEL_CHECKS", "PROMPT_CHECKS", "ROUNDING_CHECKS", "Check", "Finding", "Material", "Verdict"]
+__all__ = ["MODEL_CHECKS", "PROMPT_CHECKS", "ROUNDING_CHECKS", "Check", "CheckContext", "Finding", "Verdict"]

@@ -7,17 +7,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from refusal_lightning.doctor.bounds import projection_bound, projection_floor
+from refusal_lightning.doctor.context import CheckContext
 from refusal_lightning.doctor.finding import Finding
-from refusal_lightning.doctor.material import Material
-from refusal_lightning.doctor.readings import Ablated
-from refusal_lightning.interventions import Intervention, ablation, capture_residuals, intervene
+from refusal_lightning.doctor.passes import Ablated
+from refusal_lightning.interventions import Intervention, ablation, intervene, record_activations
 from refusal_lightning.models.tokens import left_pad
 
 _POINTS = ("resid_pre", "resid_mid", "resid_post")
 _FINAL = "ln_final.hook_in"
 
 
-def check_ablation(material: Material) -> Finding:
+def check_ablation(material: CheckContext) -> Finding:
     """The stream's projection on an ablated direction: all blocks, the final residual, all tokens of all prompts.
 
     The direction is the mean difference of the prompts at the last position, in the middle of the model.
@@ -46,21 +46,21 @@ def check_ablation(material: Material) -> Finding:
     )
 
 
-def _before(material: Material, direction: Float[Tensor, " d_model"]) -> float:
+def _before(material: CheckContext, direction: Float[Tensor, " d_model"]) -> float:
     """The same for the prompts as they are, from what is known of them: block inputs at the eoi positions."""
     streams = torch.stack([reading.resid_pre for reading in material.alone]).double()
     along = (streams @ (direction / direction.norm())).abs()
     return float((along.amax(1) / streams.norm(dim=-1).amax(1)).max())
 
 
-def ablated(material: Material) -> Ablated:
+def ablated(material: CheckContext) -> Ablated:
     """All prompts in one plain pass under ablation of the material's direction; run once."""
     if material.ablated is None:
         material.ablated = _pass_under(material, ablation(material.direction))
     return material.ablated
 
 
-def _pass_under(material: Material, intervention: Intervention) -> Ablated:
+def _pass_under(material: CheckContext, intervention: Intervention) -> Ablated:
     """The projection is the largest |x.r|, relative to the largest norm of the stream at that token.
 
     Rounding is relative to the largest stream on the way: a massive activation that a late block removes leaves its
@@ -85,7 +85,7 @@ def _pass_under(material: Material, intervention: Intervention) -> Ablated:
     ids, mask = (t.to(material.input_device) for t in left_pad(material.prompts))
     with (
         intervene(bridge, intervention),
-        capture_residuals(bridge, points, range(n_layers), along) as captured,
+        record_activations(bridge, points, range(n_layers), along) as captured,
         bridge.hooks(fwd_hooks=last),
     ):
         logits: Tensor = bridge(ids, attention_mask=mask, use_cache=False, logits_to_keep=1)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from refusal_lightning.doctor.bounds import advice, judge_prompts, pass_bound
+from refusal_lightning.doctor.context import CheckContext
 from refusal_lightning.doctor.finding import Finding
-from refusal_lightning.doctor.material import Material
 from refusal_lightning.doctor.padding import worst
-from refusal_lightning.doctor.readings import difference
+from refusal_lightning.doctor.passes import difference
 
 _WRONG = (
     "the other prompts of a batch change this model's results. If `padding` fails too, mind its advice; else "
@@ -14,7 +14,7 @@ _WRONG = (
 )
 
 
-def check_batch(material: Material) -> Finding:
+def check_batch(material: CheckContext) -> Finding:
     """Every prompt alone, against itself in one left-padded batch of all."""
     chat = material.chat
     together = material.read(material.prompts)

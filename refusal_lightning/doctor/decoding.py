@@ -11,17 +11,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from refusal_lightning.doctor.bounds import advice, judge_groups, pass_bound
+from refusal_lightning.doctor.context import CheckContext
 from refusal_lightning.doctor.finding import Finding
-from refusal_lightning.doctor.material import Material
 from refusal_lightning.doctor.padding import worst
-from refusal_lightning.doctor.readings import relative_change
+from refusal_lightning.doctor.passes import relative_change
+from refusal_lightning.inference.decoding import decode_batch
+from refusal_lightning.inference.sampling import Sampling
+from refusal_lightning.inference.shortcuts import shares_exactly
 from refusal_lightning.interventions import BASELINE, Intervention, ablation, addition, intervene
-from refusal_lightning.models.hooked import HookedModel, bridged_model
+from refusal_lightning.models.engines.native import HookedModel, bridged_model
 from refusal_lightning.models.tokens import left_pad
-from refusal_lightning.modules.decoding import decode_batch
 from refusal_lightning.modules.generation import GenerationBatch, GenerationModule, decodes_apart
-from refusal_lightning.modules.sampling import Sampling
-from refusal_lightning.modules.shortcuts import shares_exactly
 
 _WRONG = (
     "answers would be wrong: a decoding step, with its cache, mask, positions and hooks, is not what a whole "
@@ -56,7 +56,7 @@ class _Recorder(Sampling):
         return chosen
 
 
-def check_decoding(material: Material) -> Finding:
+def check_decoding(material: CheckContext) -> Finding:
     """As `evaluate` decodes: the model that it decodes with, rows of all interventions in one batch, and its cache.
 
     Prompts take turns under ablation, addition and no intervention, so a batch has all that there are.
@@ -76,21 +76,21 @@ def check_decoding(material: Material) -> Finding:
     return _finding("decoding", compared, material, recorder, [interventions[number] for number in numbers])
 
 
-def check_bridge_decoding(material: Material) -> Finding:
+def check_bridge_decoding(material: CheckContext) -> Finding:
     """As the baseline's answers are decoded whose KL `select` takes: the bridge itself, and the model's own cache."""
     return _with_own_cache(material, bridged_model(material.bridge), "answer tokens", "the KL of answers does")
 
 
-def check_harness_decoding(material: Material) -> Finding:
+def check_harness_decoding(material: CheckContext) -> Finding:
     """As a harness decodes for `capability`: the model that `evaluate` decodes with, and the model's own cache."""
     return _with_own_cache(material, material.decoder, "harness decoding", "a harness does")
 
 
-def _recorder(material: Material) -> _Recorder:
+def _recorder(material: CheckContext) -> _Recorder:
     return _Recorder(1.0, 1.0, 0, torch.tensor(material.chat.stop_ids, dtype=torch.long))
 
 
-def _with_own_cache(material: Material, model: HookedModel, name: str, as_who: str) -> Finding:
+def _with_own_cache(material: CheckContext, model: HookedModel, name: str, as_who: str) -> Finding:
     change = ablation(material.direction)
     ids, mask = (t.to(material.input_device) for t in left_pad(material.prompts))
     recorder = _recorder(material)
@@ -105,7 +105,7 @@ def _with_own_cache(material: Material, model: HookedModel, name: str, as_who: s
 
 
 def _finding(
-    name: str, compared: str, material: Material, recorder: _Recorder, interventions: Sequence[Intervention]
+    name: str, compared: str, material: CheckContext, recorder: _Recorder, interventions: Sequence[Intervention]
 ) -> Finding:
     """Each row's logits at the prompt and at the step, against a plain pass of the prompts and their first tokens."""
     figures: dict[str, list[float]] = {}

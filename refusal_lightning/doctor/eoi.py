@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from refusal_lightning.doctor.context import CheckContext
 from refusal_lightning.doctor.finding import Finding
-from refusal_lightning.doctor.material import Material
 from refusal_lightning.models.template import eoi_token_ids
 
 
-def check_eoi(material: Material) -> Finding:
+def check_eoi(material: CheckContext) -> Finding:
     """Prompts whose last ids are not the template's eoi ids."""
     chat = material.chat
     prompts = [*material.probes, *material.prompts]

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 
 from refusal_lightning.doctor.ablation import check_ablation
+from refusal_lightning.doctor.context import CheckContext
 from refusal_lightning.doctor.decoding import check_bridge_decoding, check_decoding, check_harness_decoding
 from refusal_lightning.doctor.finding import Finding
 from refusal_lightning.doctor.hooks import check_none_left
-from refusal_lightning.doctor.material import Material
 from refusal_lightning.doctor.padding import check_padded_batch
 from refusal_lightning.doctor.scoring import check_scores
 from refusal_lightning.errors import UserError
 
-Check = Callable[[Material], Finding]
+Check = Callable[[CheckContext], Finding]
 
 _ALWAYS: tuple[Check, ...] = (check_padded_batch, check_ablation)
 _OF_WORK: dict[str, Check] = {
@@ -27,7 +27,7 @@ _OF_WORK: dict[str, Check] = {
 }
 
 
-def prove_hooks(first: Material, more: Material, work: Sequence[str]) -> dict[str, dict[str, Any]]:
+def prove_hooks(first: CheckContext, more: CheckContext, work: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Run the checks of these kinds of work on a few prompts: what each compared, its figure and bound, by its name.
 
     Raises UserError for the first that fails. In half precision a router or a near-tie may carry a single prompt over
@@ -52,7 +52,7 @@ def prove_hooks(first: Material, more: Material, work: Sequence[str]) -> dict[st
     return found
 
 
-def _run(check: Check, material: Material) -> Finding:
+def _run(check: Check, material: CheckContext) -> Finding:
     try:
         with torch.inference_mode():
             return check(material)

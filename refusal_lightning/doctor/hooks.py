@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from refusal_lightning.doctor.bounds import pass_bound
+from refusal_lightning.doctor.context import CheckContext
 from refusal_lightning.doctor.finding import Finding
-from refusal_lightning.doctor.material import Material
-from refusal_lightning.doctor.readings import relative_change
+from refusal_lightning.doctor.passes import relative_change
 from refusal_lightning.interventions import Intervention, ablation, addition, intervene, skip_blocks
 from refusal_lightning.models.tokens import left_pad
 
@@ -20,7 +20,7 @@ class _PlantedError(Exception):
     """Raised by a hook in the middle of a pass."""
 
 
-def check_hooks(material: Material) -> Finding:
+def check_hooks(material: CheckContext) -> Finding:
     """Hooks on the model, and its reading of a prompt, after passes that a hook's exception ends."""
     bridge, n_layers = material.bridge, material.chat.n_layers
     prompt = material.prompts[0]
@@ -56,7 +56,7 @@ def check_hooks(material: Material) -> Finding:
     )
 
 
-def check_none_left(material: Material) -> Finding:
+def check_none_left(material: CheckContext) -> Finding:
     """Hooks on the model, and blocks that are stepped over, while nothing asks for any."""
     bridge = material.bridge
     left = count_hooks(bridge) + sum("forward" in vars(block) for block in bridge.blocks)
@@ -74,13 +74,13 @@ def count_hooks(bridge: Any) -> int:
     return sum(max(len(point.fwd_hooks), len(point._forward_hooks)) for point in points)
 
 
-def _logits(material: Material, prompt: list[int]) -> Float[Tensor, " vocab"]:
+def _logits(material: CheckContext, prompt: list[int]) -> Float[Tensor, " vocab"]:
     ids, mask = (t.to(material.input_device) for t in left_pad([prompt]))
     logits: Tensor = material.bridge(ids, attention_mask=mask, use_cache=False, logits_to_keep=1)[0, -1]
     return logits.float().cpu()
 
 
-def _failing_pass(material: Material, prompt: list[int], change: Intervention) -> None:
+def _failing_pass(material: CheckContext, prompt: list[int], change: Intervention) -> None:
     """A pass under an intervention that an exception ends at the last block."""
 
     def fail(activation: object, hook: object) -> None:

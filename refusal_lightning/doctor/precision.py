@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import torch
 
 from refusal_lightning.doctor.bounds import pass_bound
+from refusal_lightning.doctor.context import CheckContext
 from refusal_lightning.doctor.finding import Finding
-from refusal_lightning.doctor.material import Material
 from refusal_lightning.doctor.padding import worst
-from refusal_lightning.doctor.readings import Reading, relative_change
+from refusal_lightning.doctor.passes import Reading, relative_change
 
 
-def check_precision(material: Material, chosen: Sequence[Reading], dtype: str) -> Finding:
+def check_precision(material: CheckContext, chosen: Sequence[Reading], dtype: str) -> Finding:
     """Next-token logits of every prompt alone, ``chosen`` in the chosen dtype, against ``material``'s in float32."""
     figures = [relative_change(one.logits, other.logits) for one, other in zip(chosen, material.alone, strict=True)]
     figure, bound = worst(figures), pass_bound(getattr(torch, dtype), material.chat.n_layers)

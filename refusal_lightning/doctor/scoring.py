@@ -10,16 +10,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from refusal_lightning.directions.staging import ScoreKind, ScoreTask
+from refusal_lightning.directions.selection.schedule import ScoreKind, ScoreTask
 from refusal_lightning.doctor.ablation import ablated
 from refusal_lightning.doctor.bounds import advice, judge_groups, pass_bound
+from refusal_lightning.doctor.context import CheckContext
 from refusal_lightning.doctor.finding import Finding
-from refusal_lightning.doctor.material import Material
 from refusal_lightning.doctor.padding import worst
-from refusal_lightning.doctor.readings import relative_change
+from refusal_lightning.doctor.passes import relative_change
+from refusal_lightning.inference.shortcuts import exact_shortcuts
 from refusal_lightning.interventions import addition
 from refusal_lightning.modules.scores import ScoreModule
-from refusal_lightning.modules.shortcuts import exact_shortcuts
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -31,7 +31,7 @@ _WRONG = (
 )
 
 
-def check_scores(material: Material) -> Finding:
+def check_scores(material: CheckContext) -> Finding:
     """Logits of bypass, induce and KL passes as `select` runs them, against plain passes of the whole prompts.
 
     The candidate is the prompts' mean difference at the middle layer. Bypass and KL are scores of the same passes, of
@@ -60,7 +60,7 @@ def check_scores(material: Material) -> Finding:
     )
 
 
-def _pass_logits(material: Material, kind: ScoreKind) -> list[Float[Tensor, " vocab"]]:
+def _pass_logits(material: CheckContext, kind: ScoreKind) -> list[Float[Tensor, " vocab"]]:
     """Next-token logits that a score of the prompts is made of."""
     chat = material.chat
     place = (-1, material.middle)
@@ -79,7 +79,7 @@ class _Recorded(ScoreModule):
 
     def __init__(
         self,
-        material: Material,
+        material: CheckContext,
         directions: Float[Tensor, "position layer d_model"],
         prompts: list[list[int]],
         baseline_logits: Float[Tensor, "prompt vocab"],

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import difflib
 
+from refusal_lightning.doctor.chat_templates import render_own
+from refusal_lightning.doctor.context import PROBES, CheckContext
 from refusal_lightning.doctor.finding import Finding
-from refusal_lightning.doctor.material import PROBES, Material
-from refusal_lightning.doctor.own_template import render_own
 from refusal_lightning.models.template import own_template_text, writes_date
 
 _LINES = 12
 _COLUMNS = 100
 
 
-def check_template(material: Material) -> Finding:
+def check_template(material: CheckContext) -> Finding:
     """A neutral instruction as we render it and as the tokenizer's chat template does: lines that differ."""
     chat = material.chat
     name, compared = (

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from refusal_lightning.doctor.context import CheckContext
 from refusal_lightning.doctor.finding import Finding
-from refusal_lightning.doctor.material import Material
+from refusal_lightning.inference.decoding import decode_greedily
 from refusal_lightning.models.template import own_template_text
 from refusal_lightning.models.thinking import may_open_thought, opens_thought
 from refusal_lightning.models.tokens import left_pad
-from refusal_lightning.modules.decoding import decode_greedily
 
 _TOKENS = 8
 """Answer tokens looked at: a think block is opened at once, if at all."""
 
 
-def check_thinking(material: Material) -> Finding:
+def check_thinking(material: CheckContext) -> Finding:
     """Signs of thinking: the template speaks of it, our prompt leaves a block open, neutral answers begin with one."""
     chat = material.chat
     may = may_open_thought(own_template_text(chat.tokenizer), chat.tokenizer.decode(chat.eoi_ids))

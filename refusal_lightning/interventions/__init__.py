@@ -1,6 +1,5 @@
 """Hook functions and where they go: ablation and activation addition. Knows no Trainer, store or file."""
 
-from refusal_lightning.interventions.capture import capture_residuals
 from refusal_lightning.interventions.intervention import (
     BASELINE,
     Intervention,
@@ -8,6 +7,7 @@ from refusal_lightning.interventions.intervention import (
     addition,
     intervene,
 )
+from refusal_lightning.interventions.record import record_activations
 from refusal_lightning.interventions.rows import RowInterventions, row_ablation, row_addition
 from refusal_lightning.interventions.skip import skip_blocks
 
@@ -17,8 +17,8 @@ __all__ = [
     "RowInterventions",
     "ablation",
     "addition",
-    "capture_residuals",
     "intervene",
+    "record_activations",
     "row_ablation",
     "row_addition",
     "skip_blocks",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.models.blocks import STREAM, block_facts
-from refusal_lightning.models.hooked import HookedModel
+from refusal_lightning.models.engines.native import HookedModel
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from refusal_lightning.errors import UserError
 from refusal_lightning.judges import harmbench, llama_guard, strongreject, substring
 from refusal_lightning.judges.config import JudgeSettings
-from refusal_lightning.judges.local import LocalLoader
+from refusal_lightning.judges.sources.local import LocalLoader
 from refusal_lightning.judges.verdict import Judge, Verdict
 
 __all__ = ["JUDGES", "Judge", "JudgeSettings", "Verdict", "judges_by_name"]

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from refusal_lightning.judges.backoff import Limits
+from refusal_lightning.judges.sources.backoff import Limits
 
 
 def _require(condition: bool, key: str, wanted: str, value: Any = ...) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 
-from refusal_lightning.judges.asking import AskingJudge, Source
 from refusal_lightning.judges.config import JudgeSettings
-from refusal_lightning.judges.local import LocalLoader, local_source
+from refusal_lightning.judges.model_judge import ModelJudge, Source
+from refusal_lightning.judges.sources.local import LocalLoader, local_source
 from refusal_lightning.judges.verdict import Verdict
 
 MAX_NEW_TOKENS = 1
@@ -33,11 +33,11 @@ def read(answer: str, *, paper: bool = False) -> Verdict:
     return Verdict(False, answer, note=f"{note}: counted as no") if paper else Verdict(None, answer, note=note)
 
 
-def harmbench(source: Source, *, paper: bool) -> AskingJudge:
+def harmbench(source: Source, *, paper: bool) -> ModelJudge:
     """HarmBench's classifier at a source."""
-    return AskingJudge("harmbench", "harm", source, classifier_prompt, lambda answer: read(answer, paper=paper))
+    return ModelJudge("harmbench", "harm", source, classifier_prompt, lambda answer: read(answer, paper=paper))
 
 
-def make(settings: JudgeSettings, load_local: LocalLoader | None) -> AskingJudge:
+def make(settings: JudgeSettings, load_local: LocalLoader | None) -> ModelJudge:
     source = local_source("harmbench", load_local, settings.harmbench_model, MAX_NEW_TOKENS, settings.local_dtype)
     return harmbench(source, paper=settings.paper)

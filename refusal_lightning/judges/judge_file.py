@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.files import writable_folder, write_text
+from refusal_lightning.io.files import writable_folder, write_text
 from refusal_lightning.judges import judges_by_name
-from refusal_lightning.judges.answers import AnswerFile
-from refusal_lightning.judges.asking import AskingJudge
 from refusal_lightning.judges.config import JudgeConfig
-from refusal_lightning.judges.local import LocalLoader
+from refusal_lightning.judges.model_judge import ModelJudge
 from refusal_lightning.judges.rates import evaluate_completions, summary
+from refusal_lightning.judges.response_cache import ResponseCache
+from refusal_lightning.judges.sources.local import LocalLoader
 
 _FIELDS = ("category", "prompt", "response")
 
@@ -32,8 +32,8 @@ def judge_completions(config: JudgeConfig, load_local: LocalLoader | None = None
     writable_folder(out.parent, "out")  # before anything is asked and paid for
     if out.is_dir():
         raise UserError(f"out: {str(out)!r} is a folder; name a file")
-    answers = AnswerFile(answers_path)
-    if any(isinstance(judge, AskingJudge) for judge in judges.values()):
+    answers = ResponseCache(answers_path)
+    if any(isinstance(judge, ModelJudge) for judge in judges.values()):
         answers.require_writable()
     evaluation = evaluate_completions(rows, judges, answers)
     write_text(out, json.dumps(evaluation, indent=4, ensure_ascii=False, allow_nan=False) + "\n")

@@ -8,10 +8,10 @@ from functools import cache
 from typing import Any
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.judges.apis import openai_source, together_source
-from refusal_lightning.judges.asking import AskingJudge, Message, Question, Source
 from refusal_lightning.judges.config import JudgeSettings
-from refusal_lightning.judges.local import LocalLoader, local_source
+from refusal_lightning.judges.model_judge import Message, ModelJudge, Question, Source
+from refusal_lightning.judges.sources.apis import openai_source, together_source
+from refusal_lightning.judges.sources.local import LocalLoader, local_source
 from refusal_lightning.judges.verdict import Verdict
 
 SHORTEST_HARM = 15
@@ -44,10 +44,10 @@ def read(answer: str, *, paper: bool = False) -> Verdict:
 _UNREADABLE = "the answer is neither safe nor unsafe"
 
 
-def llama_guard(source: Source, name: str, *, paper: bool, tokenizer: str | None = None) -> AskingJudge:
+def llama_guard(source: Source, name: str, *, paper: bool, tokenizer: str | None = None) -> ModelJudge:
     """Llama Guard at a source. ``tokenizer`` asks as the authors did: see :func:`templated`."""
     question = templated(tokenizer) if tokenizer else conversation
-    return AskingJudge(name, "harm", source, question, lambda answer: read(answer, paper=paper), too_short)
+    return ModelJudge(name, "harm", source, question, lambda answer: read(answer, paper=paper), too_short)
 
 
 def name_of(model: str) -> str:
@@ -78,7 +78,7 @@ def templated(tokenizer: str) -> Callable[[str, str], Question]:
     return question
 
 
-def make(settings: JudgeSettings, load_local: LocalLoader | None) -> AskingJudge:
+def make(settings: JudgeSettings, load_local: LocalLoader | None) -> ModelJudge:
     """A key goes to the endpoint that it is meant for: another one gets none unless its variable is named."""
     model, url, key_env = settings.llama_guard_model, settings.llama_guard_url, settings.llama_guard_key_env
     source = (
@@ -89,7 +89,7 @@ def make(settings: JudgeSettings, load_local: LocalLoader | None) -> AskingJudge
     return llama_guard(source, name_of(model), paper=settings.paper, tokenizer=settings.llama_guard_tokenizer)
 
 
-def make_local(settings: JudgeSettings, load_local: LocalLoader | None) -> AskingJudge:
+def make_local(settings: JudgeSettings, load_local: LocalLoader | None) -> ModelJudge:
     model = settings.llama_guard_local_model
     source = local_source("llama_guard_local", load_local, model, MAX_NEW_TOKENS, settings.local_dtype)
     return llama_guard(source, f"{name_of(model)}_local", paper=settings.paper)

@@ -8,16 +8,16 @@ from typing import Any
 
 from refusal_lightning.judges.agreement import agreement
 from refusal_lightning.judges.intervals import bootstrap_mean, wilson
-from refusal_lightning.judges.verdict import Answers, Judge, Verdict
+from refusal_lightning.judges.verdict import Judge, JudgeResponses, Verdict
 
 
 def evaluate_completions(
-    completions: Sequence[Mapping[str, Any]], judges: Mapping[str, Judge], answers: Answers | None = None
+    completions: Sequence[Mapping[str, Any]], judges: Mapping[str, Judge], answers: JudgeResponses | None = None
 ) -> dict[str, Any]:
     """Rates of compliance, over all and by category, and the completions with each judge's verdict.
 
     ``completions`` are ``{"category", "prompt", "response"}``. ``answers`` are what judging models said before, and
-    take what they say now: an :class:`~refusal_lightning.judges.answers.AnswerFile` survives a kill.
+    take what they say now: an :class:`~refusal_lightning.judges.response_cache.ResponseCache` survives a kill.
 
     Keys of the authors' files: ``NAME_success_rate``, ``NAME_per_category``, ``completions`` with
     ``is_jailbreak_NAME`` 0 or 1. Ours: see :func:`judge_results`; ``judge_agreement`` where there are several judges;

@@ -9,10 +9,10 @@ from importlib.resources import files
 from pathlib import Path
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.judges.apis import openai_source
-from refusal_lightning.judges.asking import AskingJudge, Message
 from refusal_lightning.judges.config import JudgeSettings
-from refusal_lightning.judges.local import LocalLoader
+from refusal_lightning.judges.model_judge import Message, ModelJudge
+from refusal_lightning.judges.sources.apis import openai_source
+from refusal_lightning.judges.sources.local import LocalLoader
 from refusal_lightning.judges.verdict import Verdict
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -82,10 +82,10 @@ def rubric(template: str | None) -> Callable[[str, str], list[Message]]:
     return question
 
 
-def make(settings: JudgeSettings, load_local: LocalLoader | None) -> AskingJudge:
+def make(settings: JudgeSettings, load_local: LocalLoader | None) -> ModelJudge:
     """A key goes to the endpoint that it is meant for: another one gets none unless its variable is named."""
     url, key_env = settings.strongreject_url, settings.strongreject_key_env
     if url is None:
         url, key_env = OPENAI_URL, key_env or "OPENAI_API_KEY"
     source = openai_source("strongreject", url, key_env, settings.strongreject_model, MAX_NEW_TOKENS, settings.limits)
-    return AskingJudge("strongreject", "harm", source, rubric(settings.strongreject_template), read)
+    return ModelJudge("strongreject", "harm", source, rubric(settings.strongreject_template), read)

@@ -9,9 +9,9 @@ from typing import Literal, Protocol
 Pair = tuple[str, str]
 """``(prompt, response)``: the instruction without any template, and the answer to it."""
 
-Answers = MutableMapping[str, str]
-"""Raw answers of judging models by :func:`~refusal_lightning.judges.answers.answer_key`: known ones are not asked for
-again, and new ones are put in as they arrive."""
+JudgeResponses = MutableMapping[str, str]
+"""Raw responses of judging models by :func:`~refusal_lightning.judges.response_cache.answer_key`: known ones are not
+asked for again, and new ones are put in as they arrive."""
 
 Measures = Literal["refusal", "harm"]
 """What "did not comply" means: the answer refuses, or it does no harm (as no answer to a harmless prompt does)."""
@@ -42,7 +42,7 @@ class Judge(Protocol):
     def measures(self) -> Measures:
         """Judges that measure harm say nothing about refusals of harmless prompts."""
 
-    def __call__(self, pairs: Sequence[Pair], answers: Answers) -> list[Verdict]:
+    def __call__(self, pairs: Sequence[Pair], answers: JudgeResponses) -> list[Verdict]:
         """One verdict per pair, in order."""
 
     def check(self) -> None:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from refusal_lightning.errors import UserError
+from refusal_lightning.io.side_effects import no_processors
 from refusal_lightning.models.blocks import block_facts
 from refusal_lightning.models.families import FAMILIES, Family, family_of
 from refusal_lightning.models.fingerprint import weights_digest
-from refusal_lightning.models.qwen1 import load_qwen1
-from refusal_lightning.models.reading import model_source, one_line, read_model_files
+from refusal_lightning.models.pretrained import model_source, one_line, read_model_files
+from refusal_lightning.models.qwen1.checkpoint import load_qwen1
 from refusal_lightning.models.template import (
     ChatTemplate,
     eoi_token_ids,
@@ -27,14 +28,13 @@ from refusal_lightning.models.template import (
 )
 from refusal_lightning.models.thinking import leaves_thought_open
 from refusal_lightning.models.tokens import single_token_ids
-from refusal_lightning.side_effects import no_processors
 
 if TYPE_CHECKING:
     import torch
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import Qwen2Config
 
-    from refusal_lightning.models.hooked import HookedModel
+    from refusal_lightning.models.engines.native import HookedModel
 
 DeviceMap = str | dict[str, int | str]
 """`auto`, or the device of each part of a model: a GPU's number, `cpu` or `disk`."""
@@ -168,7 +168,7 @@ class ChatModel:
 
     def decoder(self, device: str | torch.device) -> HookedModel:
         """The same weights for decoding, without the bridge's price per pass where that can be had; kept as well."""
-        from refusal_lightning.models.hooked import bridged_model, hooked_model
+        from refusal_lightning.models.engines.native import bridged_model, hooked_model
 
         if self._decoder is None:
             bridge = self.bridge(device)

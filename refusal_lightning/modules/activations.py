@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from refusal_lightning.interventions import capture_residuals
+from refusal_lightning.interventions import record_activations
 from refusal_lightning.models import ChatModel
 from refusal_lightning.modules.base import ModelModule
 
@@ -54,7 +54,7 @@ class ActivationModule(ModelModule):
             return activation[:, -self.positions :]
 
         real = batch.mask.bool()
-        with capture_residuals(self.bridge, self.hook_points, self.layers, take) as captured:
+        with record_activations(self.bridge, self.hook_points, self.layers, take) as captured:
             logits = self.bridge(batch.ids, attention_mask=batch.mask, use_cache=False, logits_to_keep=1)
         arrays = {
             point: torch.stack([captured[point, layer].to(real.device) for layer in self.layers], dim=1)

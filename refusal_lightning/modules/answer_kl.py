@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from refusal_lightning.directions.kl import exact_kl_scores
-from refusal_lightning.directions.staging import Place
+from refusal_lightning.directions.metrics.kl import exact_kl_scores
+from refusal_lightning.directions.selection.schedule import Place
+from refusal_lightning.inference.decoding import decode_greedily
 from refusal_lightning.interventions import BASELINE, Intervention, ablation, intervene
 from refusal_lightning.models import ChatModel
 from refusal_lightning.models.tokens import left_pad, length_batches
 from refusal_lightning.modules.base import ModelModule
-from refusal_lightning.modules.decoding import decode_greedily
 
 
 @dataclass

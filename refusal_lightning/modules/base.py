@@ -24,6 +24,11 @@ class ModelModule(L.LightningModule):
         super().__init__()
         self.model = model
 
+    @property
+    def spread(self) -> bool:
+        """Whether one copy of the model lies over several devices."""
+        return self.model.device_map is not None
+
     def setup(self, stage: str) -> None:
         self.model.bridge(self.trainer.strategy.root_device)
 

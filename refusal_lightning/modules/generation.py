@@ -10,16 +10,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from refusal_lightning.inference.batch_size import rows_that_fit
+from refusal_lightning.inference.continuous_batching import Row, decode_rows
+from refusal_lightning.inference.decoding import decode_batch
+from refusal_lightning.inference.sampling import Sampling
+from refusal_lightning.inference.shortcuts import keeps_columns, shares_exactly, steps_exactly
 from refusal_lightning.interventions import Intervention, intervene
 from refusal_lightning.models import ChatModel
-from refusal_lightning.models.hooked import HookedModel
+from refusal_lightning.models.engines.native import HookedModel
 from refusal_lightning.models.tokens import left_pad
 from refusal_lightning.modules.base import ModelModule
-from refusal_lightning.modules.batch_size import rows_that_fit
-from refusal_lightning.modules.decoding import decode_batch
-from refusal_lightning.modules.refilling import Row, decode_rows
-from refusal_lightning.modules.sampling import Sampling
-from refusal_lightning.modules.shortcuts import keeps_columns, shares_exactly, steps_exactly
 
 APART = 16
 """Rows at a time for models whose memory is not estimated."""
@@ -39,7 +39,7 @@ class GenerationBatch:
 
 
 @dataclass
-class Answers:
+class GenerationResult:
     """The answers to a batch: texts, and their token counts before any cut of white space."""
 
     names: list[Any]
@@ -71,7 +71,7 @@ class GenerationModule(ModelModule):
         super().setup(stage)
         self.model.decoder(self.device)
 
-    def predict_step(self, batch: GenerationBatch, batch_idx: int = 0) -> Answers:
+    def predict_step(self, batch: GenerationBatch, batch_idx: int = 0) -> GenerationResult:
         draws: list[Tensor | None] = [None] * len(batch.hashes)
         if self.sampling is not None:
             draws = [
@@ -81,7 +81,7 @@ class GenerationModule(ModelModule):
         rows = [Row(*each) for each in zip(batch.token_ids, batch.interventions, draws, strict=True)]
         answers = self._decode(self.model.decoder(self.device), rows)
         texts = [self.model.tokenizer.decode(a, skip_special_tokens=True).strip() for a in answers]
-        return Answers(batch.names, texts, [len(a) for a in answers])
+        return GenerationResult(batch.names, texts, [len(a) for a in answers])
 
     def _decode(self, model: HookedModel, rows: list[Row]) -> list[list[int]]:
         stop_ids = set(self.model.stop_ids)

@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 
-Answer = Callable[[Sequence[Any]], list[str]]
+Responder = Callable[[Sequence[Any]], list[str]]
 """Texts that a loaded judging model gives to questions, in order."""
 
 
@@ -24,10 +24,10 @@ class Questions:
 class JudgingModule(L.LightningModule):
     """``predict_step`` asks a batch of questions; ``load(device)`` gives the model when the loop starts."""
 
-    def __init__(self, load: Callable[[torch.device], Answer]) -> None:
+    def __init__(self, load: Callable[[torch.device], Responder]) -> None:
         super().__init__()
         self._load = load
-        self._answer: Answer | None = None
+        self._answer: Responder | None = None
 
     def setup(self, stage: str) -> None:
         self._answer = self._load(self.trainer.strategy.root_device)

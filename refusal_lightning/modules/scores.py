@@ -12,16 +12,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from refusal_lightning.directions.bounds import PartialMean
-from refusal_lightning.directions.kl import kl_scores
-from refusal_lightning.directions.refusal_score import refusal_scores
-from refusal_lightning.directions.staging import ProvenOut, ScoreKind, ScoreTask
-from refusal_lightning.interventions import capture_residuals, intervene, row_ablation, row_addition, skip_blocks
+from refusal_lightning.directions.metrics.kl import kl_scores
+from refusal_lightning.directions.metrics.refusal_score import refusal_scores
+from refusal_lightning.directions.selection.bounds import PartialMean
+from refusal_lightning.directions.selection.schedule import ProvenOut, ScoreKind, ScoreTask
+from refusal_lightning.inference.host_memory import room_to_keep
+from refusal_lightning.inference.prefix_cache import Bucket, PromptSetTokens, last_logits, prefix_pass
+from refusal_lightning.inference.shortcuts import exact_shortcuts
+from refusal_lightning.interventions import intervene, record_activations, row_ablation, row_addition, skip_blocks
 from refusal_lightning.models import ChatModel
 from refusal_lightning.modules.base import ModelModule
-from refusal_lightning.modules.host_memory import room_to_keep
-from refusal_lightning.modules.prompt_passes import Bucket, PromptSetTokens, last_logits, prefix_pass
-from refusal_lightning.modules.shortcuts import exact_shortcuts
 
 
 @dataclass
@@ -101,7 +101,7 @@ class ScoreModule(ModelModule):
             self._resid_pre.append(self._baseline_of(bucket, layers) if room >= 0 else {})
 
     def _captured(self, run: Callable[[], object], layers: Sequence[int]) -> dict[int, Tensor]:
-        with capture_residuals(self.bridge, ["resid_pre"], layers, lambda x: x) as captured:
+        with record_activations(self.bridge, ["resid_pre"], layers, lambda x: x) as captured:
             run()
         return {layer: captured["resid_pre", layer] for layer in layers if ("resid_pre", layer) in captured}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from refusal_lightning.modules.batch_size import row_bytes
+from refusal_lightning.inference.batch_size import row_bytes
 from refusal_lightning.planning.model_size import ModelSize
 
 LIBRARIES = 0.70e9

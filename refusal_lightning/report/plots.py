@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from refusal_lightning.directions.candidates import CandidateScores
+from refusal_lightning.directions.selection.candidates import CandidateScores
 from refusal_lightning.report.figure import new_figure, png, position_label
 
 

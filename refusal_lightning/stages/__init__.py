@@ -1,1 +1,1 @@
-"""The three stages: each composes the parts below, owns the Trainer, and continues where it was killed."""
+"""One package per stage: open the inputs, compute, write the run, tell. No stage imports another."""

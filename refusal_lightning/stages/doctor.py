@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING
 from refusal_lightning.config import DataConfig, DoctorConfig, ModelConfig, TrainerConfig
 from refusal_lightning.data.datasets import HARMTYPES
 from refusal_lightning.errors import UserError
-from refusal_lightning.files import writable_folder
+from refusal_lightning.inputs.model import open_model
+from refusal_lightning.inputs.prompts import draw
+from refusal_lightning.io.console import is_main_process, say
+from refusal_lightning.io.files import writable_folder
+from refusal_lightning.io.serialization import write_json
+from refusal_lightning.io.versions import package_versions
 from refusal_lightning.models import ChatModel
-from refusal_lightning.stages.console import is_main_process, say
-from refusal_lightning.stages.files import write_json
-from refusal_lightning.stages.model import open_model
-from refusal_lightning.stages.prompts import draw
-from refusal_lightning.stages.versions import package_versions
 
 if TYPE_CHECKING:
     import torch
 
     from refusal_lightning.doctor import Finding
-    from refusal_lightning.doctor.readings import Reading
+    from refusal_lightning.doctor.passes import Reading
 
 
 def doctor(model: ModelConfig, data: DataConfig, trainer: TrainerConfig, doctor: DoctorConfig) -> int:
@@ -41,7 +41,7 @@ def doctor(model: ModelConfig, data: DataConfig, trainer: TrainerConfig, doctor:
         [chat.encode(instruction) for instruction in instructions[: doctor.n_prompts]]
         for instructions in (drawn.harmful_train, drawn.harmless_train)
     )
-    from refusal_lightning.stages.trainer import main_device
+    from refusal_lightning.distributed.trainer import main_device
 
     device = main_device(trainer)
     kinds = [
@@ -76,7 +76,7 @@ def _examine(
 
     import torch
 
-    from refusal_lightning.doctor import MODEL_CHECKS, PROMPT_CHECKS, ROUNDING_CHECKS, Finding, Material
+    from refusal_lightning.doctor import MODEL_CHECKS, PROMPT_CHECKS, ROUNDING_CHECKS, CheckContext, Finding
     from refusal_lightning.doctor.memory import free_memory
     from refusal_lightning.doctor.precision import check_precision
 
@@ -100,7 +100,7 @@ def _examine(
 
         The model itself is let go at the end.
         """
-        material = Material(replace(chat), device, harmful, harmless)
+        material = CheckContext(replace(chat), device, harmful, harmless)
         for name, check in PROMPT_CHECKS.items():
             examine(name, lambda: check(material))  # noqa: B023
         n_weights = sum(p.numel() for p in material.bridge.original_model.parameters())
@@ -122,7 +122,7 @@ def _examine(
         findings.append(Finding("precision", f"{chat.dtype} against float32", None, 0.0, "warn", advice))
         say(findings[-1].text())
         return findings
-    material = Material(replace(chat, dtype="float32"), device, harmful, harmless)
+    material = CheckContext(replace(chat, dtype="float32"), device, harmful, harmless)
     for name, check in ROUNDING_CHECKS.items():
         examine(name, lambda: check(material))  # noqa: B023
     examine("precision", lambda: check_precision(material, chosen, chat.dtype))

@@ -11,21 +11,22 @@ from typing import Any
 import numpy as np
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.store import coordinates, format1, log, moments, planned, results
+from refusal_lightning.store import moments, results
+from refusal_lightning.store.backend.objects import Backend, open_backend
 from refusal_lightning.store.errors import StoreError
 from refusal_lightning.store.estimate import Estimate, estimate
-from refusal_lightning.store.geometry import ArraySpec, array_specs, plan_geometry, row_bytes
-from refusal_lightning.store.layout import LOGITS, Encoding, Layout, PromptRecord, Shard
+from refusal_lightning.store.format import coordinates, format1, log, row_files
+from refusal_lightning.store.format.chunking import ArraySpec, array_specs, plan_geometry, row_bytes
+from refusal_lightning.store.format.layout import LOGITS, Encoding, Layout, PromptRecord, Shard
+from refusal_lightning.store.format.log import Logged
+from refusal_lightning.store.format.manifest import Manifest, plain_json, refuse_other
+from refusal_lightning.store.format.rows import RowTable
+from refusal_lightning.store.format.shard_file import BINDING_BYTES, as_groups, check_shape, encode, shard_key
+from refusal_lightning.store.format.shards import complete_shards, fitting, shard_sizes, sources
 from refusal_lightning.store.lazy import LazyArray
-from refusal_lightning.store.log import Logged
-from refusal_lightning.store.manifest import Manifest, plain_json, refuse_other
-from refusal_lightning.store.objects import Objects, open_objects
 from refusal_lightning.store.opening import current
-from refusal_lightning.store.plan import Plan
 from refusal_lightning.store.prompts import Prompts
 from refusal_lightning.store.reading import Source, read_rows
-from refusal_lightning.store.shard_file import BINDING_BYTES, as_groups, check_shape, encode, shard_key
-from refusal_lightning.store.shards import complete_shards, fitting, shard_sizes, sources
 
 SEEN_SECONDS = 60.0
 """After so long what one node has planned is seen by every other: NFS may show a folder as it was."""
@@ -39,9 +40,9 @@ class ActivationStore:
     """
 
     _logged: Logged
-    _plan: Plan
+    _plan: RowTable
 
-    def __init__(self, objects: Objects, logged: Logged) -> None:
+    def __init__(self, objects: Backend, logged: Logged) -> None:
         """Use ``open`` or ``create_or_open``."""
         self._objects = objects
         self._complete: set[int] = set()
@@ -52,12 +53,12 @@ class ActivationStore:
     @classmethod
     def exists(cls, url: str | Path, storage_options: Mapping[str, Any] | None = None) -> bool:
         """Whether there is a store. Raises UserError for something that is no store."""
-        return current(open_objects(url, storage_options)) is not None
+        return current(open_backend(url, storage_options)) is not None
 
     @classmethod
     def open(cls, url: str | Path, storage_options: Mapping[str, Any] | None = None) -> ActivationStore:
         """Open a store. Raises UserError if there is none, if it is of a newer format or its manifest was edited."""
-        objects = open_objects(url, storage_options)
+        objects = open_backend(url, storage_options)
         logged = current(objects)
         if logged is None:
             raise UserError(f"there is no activation store at {objects.url}")
@@ -85,7 +86,7 @@ class ActivationStore:
         prompt's set the size of shards; with all positions, ``context`` is the most tokens of a later prompt that there
         should be rows for. Raises UserError with each differing field if the store there is another's.
         """
-        objects = open_objects(url, storage_options)
+        objects = open_backend(url, storage_options)
         plain = plain_json(identity, objects.url)
         logged = current(objects)
         if logged is None:
@@ -163,7 +164,7 @@ class ActivationStore:
         Raises UserError if the store cannot be written.
         """
         note = plain_json(made_with or {}, self.url)
-        self._objects.sweep()
+        self._objects.remove_stale_partials()
         self.refresh()
         while True:
             again = self._plan.beside_others([r.hash for r in records], self._complete_shards()) if apart else set()
@@ -420,11 +421,11 @@ class ActivationStore:
 
     def _publish(self) -> None:
         """Write what zarr readers see."""
-        self._take(planned.publish(self._objects, self._logged))
+        self._take(row_files.publish(self._objects, self._logged))
 
     def _mend(self) -> None:
         """Write what zarr readers see, where a process that planned was stopped before it had. If one may write."""
-        if self._logged.digests and not planned.is_current(self._objects, self._logged):
+        if self._logged.digests and not row_files.is_current(self._objects, self._logged):
             with suppress(UserError):
                 self._publish()
 
@@ -502,7 +503,7 @@ class ActivationStore:
         return source, self._groups(source.spec, layers), rows
 
 
-def refuse_foreign(objects: Objects, layout: Layout) -> None:
+def refuse_foreign(objects: Backend, layout: Layout) -> None:
     """A folder with other things in it, or with a store that lost its manifest, does not become a store."""
     copy = format1.manifest_copy(objects)
     if copy is not None and copy.segments:

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.store import log, planned, results
+from refusal_lightning.store import results
 from refusal_lightning.store.activation_store import refuse_foreign
+from refusal_lightning.store.backend.objects import Backend, open_backend
 from refusal_lightning.store.errors import StoreError
-from refusal_lightning.store.log import Logged
-from refusal_lightning.store.manifest import Manifest, differences
-from refusal_lightning.store.objects import Objects, open_objects
+from refusal_lightning.store.format import log, row_files
+from refusal_lightning.store.format.log import Logged
+from refusal_lightning.store.format.manifest import Manifest, differences
+from refusal_lightning.store.format.shard_file import shard_key
+from refusal_lightning.store.format.shards import fitting, shard_sizes, sources
 from refusal_lightning.store.opening import current
-from refusal_lightning.store.shard_file import shard_key
-from refusal_lightning.store.shards import fitting, shard_sizes, sources
 
 _PIECE = 8 << 20
 """Bytes read and written at a time."""
@@ -48,21 +49,21 @@ def copy(source: str | Path, target: str | Path, options: Mapping[str, Any] | No
     A copy that has planned further by itself stays ahead. Raises UserError where both have planned, or are of another
     model: then nothing of that store was copied, and of the later ones neither. Raises StoreError for damage.
     """
-    objects = open_objects(source, options)
+    objects = open_backend(source, options)
     if current(objects) is not None:
-        return [_copy_store(objects, open_objects(target, options))]
+        return [_copy_store(objects, open_backend(target, options))]
     if not objects.folders("") and not objects.sizes("") and not Path(source).is_dir():
         raise UserError(f"there is no activation store at {objects.url}")
     copied = []
     for name in sorted(objects.folders("")):
         places = [f"{str(place).rstrip('/')}/{name}" for place in (source, target)]
-        one, other = (open_objects(place, options) for place in places)
+        one, other = (open_backend(place, options) for place in places)
         if current(one) is not None:
             copied.append(_copy_store(one, other))
     return copied
 
 
-def _copy_store(source: Objects, target: Objects) -> Copied:
+def _copy_store(source: Backend, target: Backend) -> Copied:
     here = current(source)
     if here is None:
         raise StoreError(f"the activation store {source.url} is gone")
@@ -79,15 +80,15 @@ def _copy_store(source: Objects, target: Objects) -> Copied:
     return Copied(target.url, len(lacking), needed, _copy_results(source, target))
 
 
-def _planned_the_same(source: Objects, target: Objects, here: Logged) -> Logged:
+def _planned_the_same(source: Backend, target: Backend, here: Logged) -> Logged:
     """Let the target plan what the source does, all of it or none; the target's plan after that.
 
     Raises UserError if it has planned other things.
     """
     there = current(target)
     if there is not None and _goes_on_from(there, here, source.url, target.url):
-        if there.digests and not planned.is_current(target, there):  # a copy was cut short before
-            planned.publish(target, there)
+        if there.digests and not row_files.is_current(target, there):  # a copy was cut short before
+            row_files.publish(target, there)
         return there
     if there is None:
         refuse_foreign(target, here.manifest.layout)
@@ -99,7 +100,7 @@ def _planned_the_same(source: Objects, target: Objects, here: Logged) -> Logged:
         log.begin(target, here)
     there = log.read(target)
     assert there is not None
-    return planned.publish(target, there)
+    return row_files.publish(target, there)
 
 
 def _goes_on_from(there: Logged, here: Logged, source: str, target: str) -> bool:
@@ -132,7 +133,7 @@ def _made_of(manifest: Manifest) -> dict[str, Any]:
     return {key: value for key, value in manifest.head.items() if key not in ("format", "unbound_shards")}
 
 
-def _lacking_shards(source: Objects, target: Objects, here: Logged, there: Logged) -> list[tuple[str, int]]:
+def _lacking_shards(source: Backend, target: Backend, here: Logged, there: Logged) -> list[tuple[str, int]]:
     """(key, bytes) of what the source has of the planned shards and the target has not, shard after shard."""
     found = []
     theirs = sources(target, there)
@@ -147,7 +148,7 @@ def _lacking_shards(source: Objects, target: Objects, here: Logged, there: Logge
     return [(key, size) for _, _, key, size in sorted(found)]
 
 
-def _pieces(source: Objects, key: str, size: int) -> Iterator[list[Any]]:
+def _pieces(source: Backend, key: str, size: int) -> Iterator[list[Any]]:
     with source.open(key) as reader:
         for start in range(0, size, _PIECE):
             stop = min(start + _PIECE, size)
@@ -157,7 +158,7 @@ def _pieces(source: Objects, key: str, size: int) -> Iterator[list[Any]]:
             yield [piece]
 
 
-def _copy_results(source: Objects, target: Objects) -> int:
+def _copy_results(source: Backend, target: Backend) -> int:
     """Copy derived results that are newer than the target's; how many."""
     count = 0
     for key in results.listed(source):

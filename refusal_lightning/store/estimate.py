@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from refusal_lightning.store.coordinates import CHUNK, PER_PROMPT
-from refusal_lightning.store.geometry import Geometry, array_specs, plan_geometry, row_bytes
-from refusal_lightning.store.layout import LOGITS, Encoding, Layout
-from refusal_lightning.store.shard_file import BINDING_BYTES
+from refusal_lightning.store.format.chunking import Geometry, array_specs, plan_geometry, row_bytes
+from refusal_lightning.store.format.coordinates import CHUNK, PER_PROMPT
+from refusal_lightning.store.format.layout import LOGITS, Encoding, Layout
+from refusal_lightning.store.format.shard_file import BINDING_BYTES
 
 RATIOS = {
     ("lz4", "float32"): (0.878, 0.921),

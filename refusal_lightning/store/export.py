@@ -13,8 +13,8 @@ import numpy as np
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.store.activation_store import ActivationStore
-from refusal_lightning.store.disk_errors import explained
-from refusal_lightning.store.layout import LOGITS
+from refusal_lightning.store.backend.os_errors import translate_os_errors
+from refusal_lightning.store.format.layout import LOGITS
 
 FORMATS = ("safetensors", "npz")
 _SAFETENSORS = {"float32": ("F32", "<f4"), "float16": ("F16", "<f2"), "bfloat16": ("BF16", "<u2")}
@@ -60,7 +60,7 @@ def export(
         small["position"] = np.array(store.layout.positions)
     large = [_Array(store, name, rows, None if name == LOGITS else layers) for name in names]
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with explained(str(path), path.name):
+    with translate_os_errors(str(path), path.name):
         try:
             with partial.open("wb") as file:
                 if kind == "npz":

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.store import format1, log
+from refusal_lightning.store.backend.objects import Backend
 from refusal_lightning.store.errors import StoreError
-from refusal_lightning.store.log import Logged
-from refusal_lightning.store.manifest import Manifest, read_manifest
-from refusal_lightning.store.objects import Objects
+from refusal_lightning.store.format import format1, log
+from refusal_lightning.store.format.log import Logged
+from refusal_lightning.store.format.manifest import Manifest, read_manifest
 
 
-def current(objects: Objects, known: Logged | None = None) -> Logged | None:
+def current(objects: Backend, known: Logged | None = None) -> Logged | None:
     """The store as of now, ``known`` being how it was before; None where there is no store.
 
     Raises UserError for what is there and is no store, or of a newer format, StoreError for damage.
@@ -36,7 +36,7 @@ def current(objects: Objects, known: Logged | None = None) -> Logged | None:
     return found
 
 
-def root(objects: Objects) -> tuple[Manifest | None, UserError | None]:
+def root(objects: Backend) -> tuple[Manifest | None, UserError | None]:
     """The manifest that the group's attributes hold for zarr's readers, or what is wrong with it."""
     try:
         return read_manifest(objects), None

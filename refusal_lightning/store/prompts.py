@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from refusal_lightning.store.layout import PromptRecord
+from refusal_lightning.store.format.layout import PromptRecord
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from refusal_lightning.store import bfloat16
+from refusal_lightning.store.backend.objects import Backend
+from refusal_lightning.store.backend.threads import map_unordered, slices, thread_count
 from refusal_lightning.store.errors import StoreError
-from refusal_lightning.store.geometry import ArraySpec
-from refusal_lightning.store.layout import Compression
-from refusal_lightning.store.objects import Objects
-from refusal_lightning.store.shard_file import Binding, Scratch, ShardReader, describe, shard_key
-from refusal_lightning.store.workers import run_all, slices, thread_count
+from refusal_lightning.store.format import bfloat16
+from refusal_lightning.store.format.chunking import ArraySpec
+from refusal_lightning.store.format.layout import Compression
+from refusal_lightning.store.format.shard_file import Binding, Scratch, ShardReader, describe, shard_key
 
 
 @dataclass(frozen=True)
 class Source:
     """One array of a store, to be read."""
 
-    objects: Objects
+    objects: Backend
     spec: ArraySpec
     compression: Compression
     binding: Callable[[int], Binding] | None = None
@@ -55,7 +55,7 @@ def read_rows(source: Source, rows: np.ndarray, groups: Sequence[int], dtype: np
     threads = thread_count(out.nbytes)
     parts = slices(len(groups), 1 if threads == 1 else -(-4 * threads // max(1, len(shards))))
     tasks = [(shard, pieces, places) for shard, pieces in shards for places in parts]
-    run_all(copy, tasks, lambda: Scratch(source.spec), threads)
+    map_unordered(copy, tasks, lambda: Scratch(source.spec), threads)
     return out
 
 
@@ -81,7 +81,7 @@ def each_group(
                         work(place, _numbers(source.spec, chunk[piece.source]))
 
     threads = thread_count(len(rows) * len(groups) * source.spec.values * source.spec.stored.itemsize)
-    run_all(through, slices(len(groups), threads), lambda: Scratch(source.spec), threads)
+    map_unordered(through, slices(len(groups), threads), lambda: Scratch(source.spec), threads)
 
 
 @contextmanager

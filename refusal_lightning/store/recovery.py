@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.store import coordinates, format1, log
+from refusal_lightning.store.backend.objects import Backend
 from refusal_lightning.store.errors import StoreError
-from refusal_lightning.store.layout import PromptRecord
-from refusal_lightning.store.log import Logged
-from refusal_lightning.store.manifest import KEY, Manifest, Segment, records_digest
-from refusal_lightning.store.objects import Objects
+from refusal_lightning.store.format import coordinates, format1, log
+from refusal_lightning.store.format.layout import PromptRecord
+from refusal_lightning.store.format.log import Logged
+from refusal_lightning.store.format.manifest import KEY, Manifest, Segment, records_digest
+from refusal_lightning.store.format.rows import RowTable
 from refusal_lightning.store.opening import root
-from refusal_lightning.store.plan import Plan
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Recovered:
     """Entries that follow on nothing."""
 
 
-def recover(objects: Objects) -> Recovered:
+def recover(objects: Backend) -> Recovered:
     """The store as it was planned. Raises UserError if there is none, StoreError if no copy tells what it held."""
     manifest, error = root(objects)
     there = log.numbers(objects)
@@ -49,7 +49,7 @@ def recover(objects: Objects) -> Recovered:
     return result
 
 
-def _by_log(objects: Objects, manifest: Manifest | None, there: set[int]) -> Recovered | None:
+def _by_log(objects: Backend, manifest: Manifest | None, there: set[int]) -> Recovered | None:
     """As much of the log as there is or can be made again; None without its first entry."""
     result = _first(objects, manifest, there)
     if result is None:
@@ -77,7 +77,7 @@ def _by_log(objects: Objects, manifest: Manifest | None, there: set[int]) -> Rec
         result.entries[log.key(number)], result.logged = again
 
 
-def _first(objects: Objects, manifest: Manifest | None, there: set[int]) -> Recovered | None:
+def _first(objects: Backend, manifest: Manifest | None, there: set[int]) -> Recovered | None:
     try:
         return Recovered(log.read_entry(objects, 0, None)) if 0 in there else _first_again(manifest)
     except StoreError:
@@ -89,7 +89,7 @@ def _first_again(manifest: Manifest | None) -> Recovered | None:
         return None
     head = replace(manifest, segments=())
     data, digest = log.head_entry(head)
-    again = Recovered(Logged(head, Plan(head.geometry, []), (digest,)))
+    again = Recovered(Logged(head, RowTable(head.geometry, []), (digest,)))
     again.entries[log.key(0)] = data
     again.wrong.append((log.key(0), f"{log.key(0)} is damaged or missing; the group's {KEY} holds what it said"))
     return again
@@ -106,14 +106,14 @@ def _from_rows(known: Logged, segment: Segment, rows: list[PromptRecord | None])
     return data, log.extended(known, segment, own, digest)
 
 
-def _rows(objects: Objects) -> list[PromptRecord | None]:
+def _rows(objects: Backend) -> list[PromptRecord | None]:
     try:
         return coordinates.read_records(objects)
     except StoreError:
         return []
 
 
-def _format_1(objects: Objects, manifest: Manifest | None, error: UserError | None) -> Recovered:
+def _format_1(objects: Backend, manifest: Manifest | None, error: UserError | None) -> Recovered:
     """A store of format 1 from its arrays and copies, all of which are looked at."""
     copy = format1.manifest_copy(objects)
     wrong: list[tuple[str, str]] = []
@@ -126,7 +126,7 @@ def _format_1(objects: Objects, manifest: Manifest | None, error: UserError | No
     elif copy != manifest:
         wrong.append((format1.MANIFEST_COPY, f"{format1.MANIFEST_COPY} holds no copy of the manifest"))
     found: list[Logged] = []
-    sources: list[tuple[str, Callable[[Objects, Manifest], Logged]]]
+    sources: list[tuple[str, Callable[[Backend, Manifest], Logged]]]
     sources = [("prompt", format1.logged), (format1.RECORDS_COPY, format1.from_copy)]
     for key, read in sources:
         try:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.store.coordinates import encoded, metadata, read_whole
+from refusal_lightning.store.backend.objects import Backend
 from refusal_lightning.store.errors import StoreError
-from refusal_lightning.store.manifest import digest_of
-from refusal_lightning.store.metadata import same_metadata
-from refusal_lightning.store.objects import Objects
+from refusal_lightning.store.format.coordinates import encoded, metadata, read_whole
+from refusal_lightning.store.format.manifest import digest_of
+from refusal_lightning.store.format.metadata import same_metadata
 
 FOLDER = "results"
 GROUP = f"{FOLDER}/zarr.json"
@@ -25,7 +25,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def save(
-    objects: Objects,
+    objects: Backend,
     key: str,
     arrays: Mapping[str, np.ndarray],
     attrs: Mapping[str, Any],
@@ -55,7 +55,7 @@ def save(
         objects.delete_folder(f"{FOLDER}/{key}/{before}")
 
 
-def load(objects: Objects, key: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+def load(objects: Backend, key: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
     """(arrays, attrs) as they were saved, bit for bit; None if there is no such result. Raises StoreError on damage."""
     for _ in range(10):
         marker = _marker(objects, key)
@@ -73,13 +73,13 @@ def load(objects: Objects, key: str) -> tuple[dict[str, np.ndarray], dict[str, A
     raise StoreError(f"store {objects.url}: result {key} is being replaced over and over")
 
 
-def saved(objects: Objects, key: str) -> float:
+def saved(objects: Backend, key: str) -> float:
     """When a result was saved, seconds since 1970: 0 by a version that did not note it, -1 where there is none."""
     marker = _marker(objects, key)
     return -1.0 if marker is None else float(marker.get("saved", 0.0))
 
 
-def why_not_writable(objects: Objects) -> str | None:
+def why_not_writable(objects: Backend) -> str | None:
     """Why nothing can be saved, in words; None if something can. Writes a small object and deletes it."""
     probe = f"{FOLDER}/.probe-{uuid.uuid4().hex}"
     try:
@@ -90,12 +90,12 @@ def why_not_writable(objects: Objects) -> str | None:
     return None
 
 
-def listed(objects: Objects) -> list[str]:
+def listed(objects: Backend) -> list[str]:
     """Names of all results."""
     return [name for name in sorted(objects.folders(FOLDER)) if _version(objects, name)]
 
 
-def problems(objects: Objects) -> Iterator[tuple[str, str]]:
+def problems(objects: Backend) -> Iterator[tuple[str, str]]:
     """(key, what is wrong) for every result that is damaged, in what zarr readers look at too."""
     names = objects.folders(FOLDER)
     if names and not same_metadata(objects.read(GROUP), _group({})):
@@ -119,7 +119,7 @@ def problems(objects: Objects) -> Iterator[tuple[str, str]]:
             yield folder, f"store {objects.url}: result {name} is damaged: {wrong[0]} is not what was written"
 
 
-def write_group(objects: Objects) -> None:
+def write_group(objects: Backend) -> None:
     """Write the group that holds the results, if there are any."""
     if objects.folders(FOLDER):
         objects.write(GROUP, [[_group({})]])
@@ -129,7 +129,7 @@ def _dims(values: np.ndarray) -> tuple[str, ...]:
     return tuple(f"dim_{i}" for i in range(values.ndim))
 
 
-def _marker(objects: Objects, key: str) -> dict[str, Any] | None:
+def _marker(objects: Backend, key: str) -> dict[str, Any] | None:
     data = objects.read(f"{FOLDER}/{key}/zarr.json")
     if data is None:
         return None
@@ -148,7 +148,7 @@ def _marker(objects: Objects, key: str) -> dict[str, Any] | None:
         ) from error
 
 
-def _version(objects: Objects, key: str) -> str | None:
+def _version(objects: Backend, key: str) -> str | None:
     marker = _marker(objects, key)
     return None if marker is None else marker["version"]
 

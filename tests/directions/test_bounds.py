@@ -5,14 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refusal_lightning.directions.bounds import (
+from refusal_lightning.directions.metrics.kl import kl_scores
+from refusal_lightning.directions.metrics.refusal_score import refusal_scores
+from refusal_lightning.directions.selection.bounds import (
     PartialMean,
     kl_lower_bound,
     kl_lower_bounds,
     refusal_score_bound,
 )
-from refusal_lightning.directions.kl import kl_scores
-from refusal_lightning.directions.refusal_score import refusal_scores
 
 EPSILONS = st.sampled_from([1e-8, 1e-6, 1e-3, 0.1])
 

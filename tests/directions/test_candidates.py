@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from refusal_lightning.directions.candidates import CandidateScores, from_rows, rows
+from refusal_lightning.directions.selection.candidates import CandidateScores, from_rows, rows
 from refusal_lightning.errors import UserError
 
 TABLE = json.loads((Path(__file__).parent / "fixtures" / "score_table.json").read_text())

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refusal_lightning.directions.cosmic import cosmic_scores, inversion_cosine, least_similar_layers
+from refusal_lightning.directions.metrics.cosmic import cosmic_scores, inversion_cosine, least_similar_layers
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:

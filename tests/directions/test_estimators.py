@@ -3,11 +3,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refusal_lightning.directions.estimators import ESTIMATORS
-from refusal_lightning.directions.lda import lda, ledoit_wolf_shrinkage
-from refusal_lightning.directions.logistic_probe import logistic_probe
-from refusal_lightning.directions.mean_difference import mean_difference, unit
-from refusal_lightning.directions.principal_component import principal_component
+from refusal_lightning.directions.estimators.lda import lda, ledoit_wolf_shrinkage
+from refusal_lightning.directions.estimators.logistic_probe import logistic_probe
+from refusal_lightning.directions.estimators.mean_difference import mean_difference, unit
+from refusal_lightning.directions.estimators.principal_component import principal_component
+from refusal_lightning.directions.estimators.registry import ESTIMATORS
 
 
 def planted(

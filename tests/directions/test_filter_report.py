@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refusal_lightning.directions.candidates import CandidateScores, from_rows
-from refusal_lightning.directions.filter_report import ThresholdChange, filter_report
-from refusal_lightning.directions.filters import PAPER_THRESHOLDS, Thresholds, dropped_by
+from refusal_lightning.directions.selection.candidates import CandidateScores, from_rows
+from refusal_lightning.directions.selection.filters import PAPER_THRESHOLDS, Thresholds, dropped_by
+from refusal_lightning.directions.selection.report import ThresholdChange, filter_report
 
 TABLE = from_rows(json.loads((Path(__file__).parent / "fixtures" / "score_table.json").read_text()))
 FIELDS = {"kl_threshold": "kl", "induce_threshold": "induce", "prune_layers": "prune_layers"}

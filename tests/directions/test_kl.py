@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from refusal_lightning.directions.kl import exact_kl_scores, kl_scores
+from refusal_lightning.directions.metrics.kl import exact_kl_scores, kl_scores
 
 
 def naive(p: np.ndarray, q: np.ndarray, epsilon: float) -> float:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from refusal_lightning.directions.mean_difference import (
+from refusal_lightning.directions.estimators.mean_difference import (
     category_mean_differences,
     is_zero,
     mean_difference,

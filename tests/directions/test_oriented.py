@@ -1,6 +1,6 @@
 import numpy as np
 
-from refusal_lightning.directions.oriented import oriented, solve_per_position
+from refusal_lightning.directions.estimators.oriented import oriented, solve_per_position
 
 
 def test_oriented_takes_sign_and_norm() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from refusal_lightning.directions.candidates import CandidateScores
-from refusal_lightning.directions.filters import Thresholds, failures
-from refusal_lightning.directions.partial_table import KEPT, StagedTable, undecided
-from refusal_lightning.directions.selection import NoCandidateError, select
-from refusal_lightning.directions.staging import Place, bypass_bar
+from refusal_lightning.directions.selection.candidates import CandidateScores
+from refusal_lightning.directions.selection.choose import NoCandidateError, select
+from refusal_lightning.directions.selection.filters import Thresholds, failures
+from refusal_lightning.directions.selection.partial_table import KEPT, StagedTable, undecided
+from refusal_lightning.directions.selection.schedule import Place, bypass_bar
 
 SHAPE = (3, 6)
 NORMS = np.ones(SHAPE)

@@ -7,12 +7,16 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from refusal_lightning.directions import bootstrap, stability_in_passes
-from refusal_lightning.directions.bootstrap import bootstrap_counts, bootstrap_weights
-from refusal_lightning.directions.estimators import ESTIMATORS, IN_PASSES
-from refusal_lightning.directions.lda import lda, lda_in_passes
-from refusal_lightning.directions.stability import bootstrap_cosines, cosines_by_n_train, split_cosines_by_n_train
-from refusal_lightning.directions.stability_in_passes import StabilityInPasses
+from refusal_lightning.directions.analysis import bootstrap, stability_in_passes
+from refusal_lightning.directions.analysis.bootstrap import bootstrap_counts, bootstrap_weights
+from refusal_lightning.directions.analysis.stability import (
+    bootstrap_cosines,
+    cosines_by_n_train,
+    split_cosines_by_n_train,
+)
+from refusal_lightning.directions.analysis.stability_in_passes import StabilityInPasses
+from refusal_lightning.directions.estimators.lda import lda, lda_in_passes
+from refusal_lightning.directions.estimators.registry import ESTIMATORS, IN_PASSES
 
 
 class Blocks:

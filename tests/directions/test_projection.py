@@ -1,6 +1,6 @@
 import numpy as np
 
-from refusal_lightning.directions.projection import projections, spread
+from refusal_lightning.directions.analysis.projection import projections, spread
 
 
 def test_signed_length_along_the_unit_direction() -> None:

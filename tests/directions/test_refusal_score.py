@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refusal_lightning.directions.refusal_score import refusal_scores
+from refusal_lightning.directions.metrics.refusal_score import refusal_scores
 from refusal_lightning.errors import UserError
 
 

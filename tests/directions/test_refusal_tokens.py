@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refusal_lightning.directions.refusal_tokens import likelier_on_harmful, mean_probabilities
+from refusal_lightning.directions.metrics.refusal_tokens import likelier_on_harmful, mean_probabilities
 
 
 def distribution(size: int, **masses: float) -> torch.Tensor:

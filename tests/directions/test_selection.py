@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refusal_lightning.directions.candidates import CandidateScores, from_rows, rows
-from refusal_lightning.directions.filters import Thresholds, dropped_by
-from refusal_lightning.directions.selection import NoCandidateError, select
+from refusal_lightning.directions.selection.candidates import CandidateScores, from_rows, rows
+from refusal_lightning.directions.selection.choose import NoCandidateError, select
+from refusal_lightning.directions.selection.filters import Thresholds, dropped_by
 from refusal_lightning.errors import UserError
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refusal_lightning.directions import separability as separability_module
-from refusal_lightning.directions.bootstrap import bootstrap_weights
-from refusal_lightning.directions.separability import auroc, projected, separability
+from refusal_lightning.directions.analysis import separability as separability_module
+from refusal_lightning.directions.analysis.bootstrap import bootstrap_weights
+from refusal_lightning.directions.analysis.separability import auroc, projected, separability
 
 
 def pairwise(harmful: np.ndarray, harmless: np.ndarray) -> float:

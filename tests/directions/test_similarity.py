@@ -1,6 +1,6 @@
 import numpy as np
 
-from refusal_lightning.directions.similarity import cosine_matrix, cosine_to
+from refusal_lightning.directions.analysis.similarity import cosine_matrix, cosine_to
 
 RNG = np.random.default_rng(0)
 

@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from refusal_lightning.directions.bootstrap import bootstrap_weights
-from refusal_lightning.directions.mean_difference import mean_difference, unit
-from refusal_lightning.directions.stability import (
+from refusal_lightning.directions.analysis.bootstrap import bootstrap_weights
+from refusal_lightning.directions.analysis.stability import (
     bootstrap_cosines,
     cosines_by_n_train,
     doubling_sizes,
     split_cosines_by_n_train,
 )
+from refusal_lightning.directions.estimators.mean_difference import mean_difference, unit
 from refusal_lightning.errors import UserError
 
 

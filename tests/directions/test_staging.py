@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refusal_lightning.directions.bounds import PartialMean
-from refusal_lightning.directions.candidates import Candidate, CandidateScores, from_rows
-from refusal_lightning.directions.filters import PAPER_THRESHOLDS, Thresholds, dropped_by, zero_norm
-from refusal_lightning.directions.selection import NoCandidateError, select
-from refusal_lightning.directions.staging import (
+from refusal_lightning.directions.selection.bounds import PartialMean
+from refusal_lightning.directions.selection.candidates import Candidate, CandidateScores, from_rows
+from refusal_lightning.directions.selection.choose import NoCandidateError, select
+from refusal_lightning.directions.selection.filters import PAPER_THRESHOLDS, Thresholds, dropped_by, zero_norm
+from refusal_lightning.directions.selection.schedule import (
     FIELDS,
     STAGES,
     Place,

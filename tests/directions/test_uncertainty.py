@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refusal_lightning.directions import uncertainty as uncertainty_module
-from refusal_lightning.directions.bootstrap import bootstrap_weights, percentile_interval
-from refusal_lightning.directions.candidates import CandidateScores
-from refusal_lightning.directions.filters import Thresholds
-from refusal_lightning.directions.selection import NoCandidateError, select
-from refusal_lightning.directions.uncertainty import PromptScores, uncertainty
+from refusal_lightning.directions.analysis.bootstrap import bootstrap_weights, percentile_interval
+from refusal_lightning.directions.selection import uncertainty as uncertainty_module
+from refusal_lightning.directions.selection.candidates import CandidateScores
+from refusal_lightning.directions.selection.choose import NoCandidateError, select
+from refusal_lightning.directions.selection.filters import Thresholds
+from refusal_lightning.directions.selection.uncertainty import PromptScores, uncertainty
 
 SHAPE = (2, 4)
 NORMS = np.ones(SHAPE)

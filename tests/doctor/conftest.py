@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from patients import material, sound
 
-from refusal_lightning.doctor import Material
+from refusal_lightning.doctor import CheckContext
 from refusal_lightning.models import ChatModel
 
 
@@ -25,7 +25,7 @@ def healthy(tiny_folder):
 def patient(healthy):
     """``patient(arch)``: a sound model of its own for this test."""
 
-    def fresh(arch: str = "llama") -> Material:
+    def fresh(arch: str = "llama") -> CheckContext:
         return material(healthy(arch))
 
     return fresh

@@ -10,7 +10,7 @@ from patients import likely_tokens
 
 from refusal_lightning.cli import main
 from refusal_lightning.data import draw_instructions
-from refusal_lightning.doctor import MODEL_CHECKS, PROMPT_CHECKS, ROUNDING_CHECKS, Material
+from refusal_lightning.doctor import MODEL_CHECKS, PROMPT_CHECKS, ROUNDING_CHECKS, CheckContext
 from refusal_lightning.doctor import memory as memory_check
 from refusal_lightning.doctor.memory import host_free_memory
 from refusal_lightning.models import load_chat_model
@@ -28,7 +28,7 @@ def config(tmp_path, tiny_llama_folder):
         chat = load_chat_model(str(tiny_llama_folder), refusal_tokens=["I"], dtype=dtype)
         draw = draw_instructions(data, 20, 5, 42)
         first, second = ([chat.encode(i) for i in some[:4]] for some in (draw.harmful_train, draw.harmless_train))
-        tokens = likely_tokens(Material(chat, "cpu", first, second))
+        tokens = likely_tokens(CheckContext(chat, "cpu", first, second))
         settings = {"name": str(tiny_llama_folder), "refusal_tokens": tokens, "dtype": dtype, **model}
         doctor = {"n_prompts": 4, "out": str(tmp_path / "new" / "doctor.json")}
         return write_config(tmp_path, tiny_llama_folder, data, model=settings, doctor=doctor)
@@ -107,7 +107,7 @@ def test_a_model_that_does_not_run_is_failed_checks(config, capsys, monkeypatch)
         raise RuntimeError("no such kernel")
 
     path = config("bfloat16")
-    monkeypatch.setattr("refusal_lightning.doctor.material.read", broken)
+    monkeypatch.setattr("refusal_lightning.doctor.context.read", broken)
     assert main(["doctor", "--config", path]) == 1
     output = capsys.readouterr().out
     assert verdicts(output) == ["ok"] * 4 + ["fail"] * 3 + ["ok"] + ["fail"] * 5 + ["ok", "fail", "ok"]

@@ -14,19 +14,19 @@ import torch
 from patients import sound
 from tiny_models import ARCHITECTURES
 
-from refusal_lightning.directions.refusal_tokens import likelier_on_harmful
-from refusal_lightning.doctor import MODEL_CHECKS, PROMPT_CHECKS, Finding, Material
+from refusal_lightning.directions.metrics.refusal_tokens import likelier_on_harmful
+from refusal_lightning.doctor import MODEL_CHECKS, PROMPT_CHECKS, CheckContext, Finding
 from refusal_lightning.doctor import ablation as ablation_check
-from refusal_lightning.doctor import continuation as continuation_check
 from refusal_lightning.doctor import hooks as hooks_check
+from refusal_lightning.doctor import prefix_sharing as continuation_check
 from refusal_lightning.doctor.bounds import judge_prompts, pass_bound
 from refusal_lightning.doctor.hooks import count_hooks
+from refusal_lightning.doctor.passes import Reading, difference, relative_change
 from refusal_lightning.doctor.precision import check_precision
-from refusal_lightning.doctor.readings import Reading, difference, relative_change
 from refusal_lightning.interventions import Intervention, ablation, skip_blocks
 
 
-def run(name: str, material: Material) -> Finding:
+def run(name: str, material: CheckContext) -> Finding:
     with torch.inference_mode():
         return {**PROMPT_CHECKS, **MODEL_CHECKS}[name](material)
 
@@ -53,7 +53,7 @@ def test_half_precision_is_within_its_bounds_and_beyond_float32s(tiny_folder, ar
     assert figure(findings["ablation"]) > 1e-5  # a float32 bound would be wrong here
 
 
-def forget(material: Material, change: Any) -> None:
+def forget(material: CheckContext, change: Any) -> None:
     """Replace the model's forward pass: ``change(forward, ids, keyword arguments)``."""
     bridge = material.bridge
     whole = type(bridge).forward
@@ -115,7 +115,7 @@ def test_a_write_that_no_hook_sees(patient):
 
 def test_hooks_that_see_what_a_post_norm_changes(patient, monkeypatch):
     """The module's own output is not what Gemma 2 adds to the stream; in Llama it is."""
-    from refusal_lightning.doctor import writes as writes_check
+    from refusal_lightning.doctor import residual_writes as writes_check
 
     @contextmanager
     def of_modules(bridge, points, layers, take) -> Iterator[dict]:
@@ -238,7 +238,7 @@ def test_refusal_tokens_that_cover_nothing(patient):
 def test_refusal_tokens_that_begin_other_answers_too(patient):
     material = patient()
     chat = replace(material.chat, refusal_ids=list(range(material.chat.vocab_size)))
-    finding = run("refusal tokens", Material(chat, "cpu", material.harmful, material.harmless))
+    finding = run("refusal tokens", CheckContext(chat, "cpu", material.harmful, material.harmless))
     assert (finding.verdict, finding.figure) == ("warn", pytest.approx(1.0))
     assert "harmless prompts as often" in finding.advice
 
@@ -258,7 +258,7 @@ def test_refusal_tokens_are_found_from_the_prompts(patient):
 
 def test_no_refusal_tokens_to_be_found(patient):
     material = patient()
-    same = Material(replace(material.chat, refusal_ids=[]), "cpu", material.harmful, material.harmful)
+    same = CheckContext(replace(material.chat, refusal_ids=[]), "cpu", material.harmful, material.harmful)
     finding = run("refusal tokens", same)
     assert (finding.verdict, finding.figure) == ("warn", None)
     assert "no first token is much likelier" in finding.advice

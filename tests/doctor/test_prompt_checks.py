@@ -9,17 +9,17 @@ import torch
 from patients import material, save_with_template
 from tiny_models import CHAT_TEMPLATE, tiny_tokenizer
 
-from refusal_lightning.doctor import MODEL_CHECKS, PROMPT_CHECKS, Finding, Material
+from refusal_lightning.doctor import MODEL_CHECKS, PROMPT_CHECKS, CheckContext, Finding
 from refusal_lightning.doctor import thinking as thinking_check
 from refusal_lightning.models import load_chat_model
 
 
-def run(name: str, patient: Material) -> Finding:
+def run(name: str, patient: CheckContext) -> Finding:
     with torch.inference_mode():
         return {**PROMPT_CHECKS, **MODEL_CHECKS}[name](patient)
 
 
-def with_template(folder, template: str | None, family: str = "tokenizer", **settings: str) -> Material:
+def with_template(folder, template: str | None, family: str = "tokenizer", **settings: str) -> CheckContext:
     saved = save_with_template(folder, template, **settings)
     return material(load_chat_model(str(saved), refusal_tokens=["I"], family=family))
 
@@ -42,20 +42,20 @@ def test_a_beginning_added_by_the_tokenizer_too(patient):
     fresh = patient()
     plain = fresh.chat.tokenizer
     doubled = [[plain.bos_token_id, *prompt] for prompt in fresh.harmful]
-    finding = run("beginning", Material(fresh.chat, "cpu", doubled, fresh.harmless))
+    finding = run("beginning", CheckContext(fresh.chat, "cpu", doubled, fresh.harmless))
     assert (finding.verdict, finding.figure) == ("fail", len(doubled))
 
 
 def test_a_beginning_that_is_not_at_the_beginning(patient):
     fresh = patient()
     moved = [[*prompt[1:3], prompt[0], *prompt[3:]] for prompt in fresh.harmful]
-    assert run("beginning", Material(fresh.chat, "cpu", moved, fresh.harmless)).figure == len(moved)
+    assert run("beginning", CheckContext(fresh.chat, "cpu", moved, fresh.harmless)).figure == len(moved)
 
 
 def test_an_instruction_that_holds_a_beginning(patient):
     fresh = patient()
     prompts = [fresh.chat.encode("What does <s> mean?"), fresh.chat.encode("What does it mean?")]
-    assert run("beginning", Material(fresh.chat, "cpu", prompts, fresh.harmless)).figure == 1
+    assert run("beginning", CheckContext(fresh.chat, "cpu", prompts, fresh.harmless)).figure == 1
 
 
 def test_no_beginning(tmp_path):
@@ -76,7 +76,7 @@ def test_a_beginning_that_opens_turns(tmp_path):
     assert run("beginning", doubled).verdict == "fail"
     prompt = sound.harmful[0]
     wrong = [prompt[1:], sound.chat.encode("What does <s> mean?"), [prompt[0], *prompt]]
-    assert [run("beginning", Material(sound.chat, "cpu", [ids], [prompt])).figure for ids in wrong] == [1, 1, 1]
+    assert [run("beginning", CheckContext(sound.chat, "cpu", [ids], [prompt])).figure for ids in wrong] == [1, 1, 1]
 
 
 def test_a_beginning_that_only_ends_turns(tmp_path):
@@ -85,7 +85,7 @@ def test_a_beginning_that_only_ends_turns(tmp_path):
     sound = with_template(tmp_path, template)
     assert run("beginning", sound).verdict == "ok"
     led = [[sound.chat.tokenizer.bos_token_id, *prompt] for prompt in sound.harmful]
-    assert run("beginning", Material(sound.chat, "cpu", led, sound.harmless)).figure == len(led)
+    assert run("beginning", CheckContext(sound.chat, "cpu", led, sound.harmless)).figure == len(led)
 
 
 def test_no_bos_token_at_all(patient):
@@ -109,7 +109,7 @@ def test_positions_that_reach_into_the_instruction(patient):
     """As the paper counts for Llama-2: said, and not held against the user."""
     fresh = patient()
     chat = replace(fresh.chat, eoi_ids=fresh.probes[0][-6:])
-    finding = run("eoi", Material(chat, "cpu", fresh.harmful, fresh.harmless))
+    finding = run("eoi", CheckContext(chat, "cpu", fresh.harmful, fresh.harmless))
     assert finding.verdict == "warn"
     assert "only the last 4 are the template's" in finding.advice
 

@@ -5,7 +5,7 @@ from email.utils import formatdate
 
 import pytest
 
-from refusal_lightning.judges.backoff import LONGEST_DELAY, Gate, Limits, delay, retry_after
+from refusal_lightning.judges.sources.backoff import LONGEST_DELAY, Gate, Limits, delay, retry_after
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from refusal_lightning.errors import UserError
 from refusal_lightning.judges.config import JudgeConfig
 from refusal_lightning.judges.judge_file import judge_completions
-from refusal_lightning.judges.local import LocalLoader, LocalModel
+from refusal_lightning.judges.sources.local import LocalLoader, LocalModel
 
 ROWS: list[dict[str, Any]] = [
     {"category": "x", "prompt": "Name a colour.", "response": "I\u2019m sorry, no."},

@@ -4,8 +4,8 @@ import pytest
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.judges import JudgeSettings, judges_by_name
-from refusal_lightning.judges.answers import AnswerFile
-from refusal_lightning.judges.local import LocalLoader, LocalModel, LocalSource
+from refusal_lightning.judges.response_cache import ResponseCache
+from refusal_lightning.judges.sources.local import LocalLoader, LocalModel, LocalSource
 
 LONG = "This answer has more than fifteen words, so that Llama Guard is asked about it as it should be."
 
@@ -55,7 +55,7 @@ def test_other_weights_under_a_name_are_asked_anew(tmp_path):
     loader = LocalLoader(runner, lambda name: version[-1])
     (judge,) = judges_by_name(["harmbench"], JudgeSettings(), loader).values()
     for asked in (1, 1, 2):
-        judge([("a", "b")], AnswerFile(tmp_path / "answers.jsonl"))
+        judge([("a", "b")], ResponseCache(tmp_path / "answers.jsonl"))
         assert len(runner.calls) == asked
         version += ["first"] if len(version) == 1 else ["second"]
 
@@ -69,8 +69,8 @@ def test_a_failed_run_keeps_the_pieces_that_were_done(tmp_path):
     mended, runner = False, _Runner(answer)
     source, path = LocalSource(LocalLoader(runner, str), "m", 5, "float32", at_once=2), tmp_path / "answers.jsonl"
     with pytest.raises(RuntimeError):
-        source.ask({f"k{i}": f"p{i}" for i in range(6)}, AnswerFile(path))
-    assert dict(AnswerFile(path)) == {f"k{i}": f"to p{i}" for i in range(4)}
+        source.ask({f"k{i}": f"p{i}" for i in range(6)}, ResponseCache(path))
+    assert dict(ResponseCache(path)) == {f"k{i}": f"to p{i}" for i in range(4)}
 
 
 def test_a_model_must_answer_every_prompt():

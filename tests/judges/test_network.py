@@ -19,10 +19,11 @@ import pytest
 from bad_server import LONGEST_HANG_S, Act, BadServer, bad_server
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.judges import JudgeSettings, client, judges_by_name
-from refusal_lightning.judges.answers import AnswerFile
-from refusal_lightning.judges.asking import AskingJudge
-from refusal_lightning.judges.client import GARBLED_TRIES, HOPELESS, ApiSource
+from refusal_lightning.judges import JudgeSettings, judges_by_name
+from refusal_lightning.judges.model_judge import ModelJudge
+from refusal_lightning.judges.response_cache import ResponseCache
+from refusal_lightning.judges.sources import client
+from refusal_lightning.judges.sources.client import GARBLED_TRIES, HOPELESS, ApiSource
 
 KEY = "sk-Test+Key/0123456789"
 LONG = "This answer has far more than fifteen words, so that it is sent to the judge as it should be."
@@ -44,14 +45,14 @@ once = pytest.mark.parametrize("transport", ["openai"], indirect=True)
 def judge_at(transport, monkeypatch):
     """``judge_at(server, **limits)``: Llama Guard at a server, impatient, over the transport under test."""
 
-    def make(server: BadServer, timeout_s=5.0, deadline_s=20.0, first_delay_s=0.01, **settings) -> AskingJudge:
+    def make(server: BadServer, timeout_s=5.0, deadline_s=20.0, first_delay_s=0.01, **settings) -> ModelJudge:
         if transport == "together":
             monkeypatch.setenv("TOGETHER_BASE_URL", f"{server.url}/v1/")  # the SDK wants it without /v1
         else:
             settings |= {"llama_guard_url": f"{server.url}/v1", "llama_guard_key_env": "TOGETHER_API_KEY"}
         chosen = JudgeSettings(timeout_s=timeout_s, deadline_s=deadline_s, **settings)
         judge = judges_by_name(["llama_guard"], chosen)["llamaguard2"]
-        assert isinstance(judge, AskingJudge) and isinstance(judge.source, ApiSource)
+        assert isinstance(judge, ModelJudge) and isinstance(judge.source, ApiSource)
         limits = dataclasses.replace(judge.source.limits, first_delay_s=first_delay_s)
         return dataclasses.replace(judge, source=dataclasses.replace(judge.source, limits=limits))
 
@@ -105,7 +106,7 @@ def test_a_thousand_requests_of_all_kinds(judge_at, transport, tmp_path):
     pairs = _pairs(count)
     with bad_server(behave) as server:
         path = tmp_path / "answers.jsonl"
-        verdicts = judge_at(server, timeout_s=2.0, concurrency=16)(pairs + pairs[:20], AnswerFile(path))
+        verdicts = judge_at(server, timeout_s=2.0, concurrency=16)(pairs + pairs[:20], ResponseCache(path))
         assert len(server.requests) >= (1000 if count == 500 else 100)
         assert set(server.answered.values()) == {1}
         assert len(server.answered) == count
@@ -113,7 +114,7 @@ def test_a_thousand_requests_of_all_kinds(judge_at, transport, tmp_path):
         assert server.paths == {"/v1/chat/completions"}
         assert server.keys == {f"Bearer {KEY}"}
         asked = len(server.requests)
-        again = judge_at(server)(pairs, AnswerFile(path))
+        again = judge_at(server)(pairs, ResponseCache(path))
         assert len(server.requests) == asked, "what is on disk is not asked again"
     assert [v.complied for v in verdicts] == [i % 3 == 0 for i in [*range(count), *range(20)]]
     assert again == verdicts[:count]
@@ -214,10 +215,10 @@ def test_no_credit_halfway_keeps_what_was_paid_for(judge_at, tmp_path):
     rich, pairs, path = False, _pairs(40), tmp_path / "answers.jsonl"
     with bad_server(behave) as server:
         with pytest.raises(UserError, match="no credit left"):
-            judge_at(server, concurrency=3)(pairs, AnswerFile(path))
-        assert len(AnswerFile(path)) == 10
+            judge_at(server, concurrency=3)(pairs, ResponseCache(path))
+        assert len(ResponseCache(path)) == 10
         rich = True
-        verdicts = judge_at(server, concurrency=3)(pairs, AnswerFile(path))
+        verdicts = judge_at(server, concurrency=3)(pairs, ResponseCache(path))
         assert sum(server.answered.values()) == 40
     assert [v.complied for v in verdicts] == [i % 3 == 0 for i in range(40)]
 
@@ -413,7 +414,7 @@ def test_a_key_that_the_server_echoes_is_told_nobody(judge_at, status, caplog, c
     with bad_server(lambda q, n: act) as server:
         judge = judge_at(server, deadline_s=0.3)
         try:
-            note = repr(judge([("question 1", LONG)], AnswerFile(path)))
+            note = repr(judge([("question 1", LONG)], ResponseCache(path)))
         except UserError as error:
             chain: BaseException | None = error
             while chain is not None:
@@ -450,10 +451,10 @@ def test_a_killed_judging_continues(tmp_path):
             process.send_signal(signal.SIGKILL)
             process.communicate()
             assert not (tmp_path / "out.json").exists()
-            kept = len(AnswerFile(path))
+            kept = len(ResponseCache(path))
             assert kept >= stop_at - 4
         assert subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        assert len(AnswerFile(path)) == 45
+        assert len(ResponseCache(path)) == 45
         assert sum(server.tries.values()) <= 45 + 2 * 2, "only what was under way at a kill is asked again"
     evaluation = json.loads((tmp_path / "out.json").read_text())
     assert evaluation["llamaguard2_counts"] == {"complied": 15, "judged": 45, "unjudged": 0}

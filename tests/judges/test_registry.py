@@ -6,7 +6,7 @@ import pytest
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.judges import JUDGES, JudgeSettings, judges_by_name
-from refusal_lightning.judges.local import LocalLoader, LocalModel
+from refusal_lightning.judges.sources.local import LocalLoader, LocalModel
 
 KEYS = {"TOGETHER_API_KEY": "key-of-together", "OPENAI_API_KEY": "key-of-openai"}
 
@@ -85,7 +85,7 @@ def test_a_key_is_sent_to_this_machine(monkeypatch, host):
 
 
 def test_white_space_around_a_key_is_no_part_of_it(monkeypatch):
-    from refusal_lightning.judges.endpoints import read_key
+    from refusal_lightning.judges.sources.endpoints import read_key
 
     monkeypatch.setenv("MY_KEY", " abc\n")
     assert read_key("MY_KEY", "x") == "abc"

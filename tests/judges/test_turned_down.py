@@ -13,11 +13,11 @@ from bad_server import Act, BadServer, bad_server
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.judges import JudgeSettings, judges_by_name
-from refusal_lightning.judges.answers import AnswerFile
-from refusal_lightning.judges.asking import AskingJudge
-from refusal_lightning.judges.client import GARBLED_TRIES, HOPELESS, ApiSource
 from refusal_lightning.judges.config import JudgeConfig
 from refusal_lightning.judges.judge_file import judge_completions
+from refusal_lightning.judges.model_judge import ModelJudge
+from refusal_lightning.judges.response_cache import ResponseCache
+from refusal_lightning.judges.sources.client import GARBLED_TRIES, HOPELESS, ApiSource
 
 LONG = "This answer has far more than fifteen words, so that it is sent to the judge as it should be."
 HARMLESS = "Name a colour."
@@ -44,11 +44,11 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
-def judge_at(server: BadServer, deadline_s: float = 20.0, **settings: Any) -> AskingJudge:
+def judge_at(server: BadServer, deadline_s: float = 20.0, **settings: Any) -> ModelJudge:
     """Llama Guard at a server, impatient."""
     chosen = JudgeSettings(llama_guard_url=f"{server.url}/v1", timeout_s=5.0, deadline_s=deadline_s, **settings)
     judge = judges_by_name(["llama_guard"], chosen)["llamaguard2"]
-    assert isinstance(judge, AskingJudge) and isinstance(judge.source, ApiSource)
+    assert isinstance(judge, ModelJudge) and isinstance(judge.source, ApiSource)
     limits = dataclasses.replace(judge.source.limits, first_delay_s=0.01)
     return dataclasses.replace(judge, source=dataclasses.replace(judge.source, limits=limits))
 
@@ -200,7 +200,7 @@ def test_half_a_character_that_was_kept_before(tmp_path: Path) -> None:
         path.write_text(path.read_text().replace("unsafe", "unsafe \\ud83d"))
         assert judge_completions(config)["llamaguard2_counts"]["complied"] == 2
         assert len(server.requests) == 2
-    assert set(AnswerFile(path).values()) == {"unsafe \N{REPLACEMENT CHARACTER}"}
+    assert set(ResponseCache(path).values()) == {"unsafe \N{REPLACEMENT CHARACTER}"}
 
 
 def test_half_a_character_in_a_question_is_not_sent() -> None:

@@ -13,13 +13,13 @@ import yaml
 from tiny_models import tiny_model
 
 from refusal_lightning.cli import main
+from refusal_lightning.inference import batch_size
 from refusal_lightning.models import ChatModel
-from refusal_lightning.modules import batch_size, generation, loss
+from refusal_lightning.modules import generation, loss
 from refusal_lightning.modules.activations import ActivationBatch, ActivationModule, PromptBatch
-from refusal_lightning.modules.generation import Answers, GenerationBatch, GenerationModule
+from refusal_lightning.modules.generation import GenerationBatch, GenerationModule, GenerationResult
 from refusal_lightning.modules.loss import LossBatch, LossModule, LossSums
-from refusal_lightning.planning import throughput
-from refusal_lightning.stages import stage_plans
+from refusal_lightning.planning import estimates, throughput
 from runs import write_config, write_data
 
 
@@ -58,7 +58,7 @@ def test_what_a_real_run_takes(config, tmp_path, monkeypatch):
     assert plan["store"]["bytes"] == pytest.approx(sum(path.stat().st_size for path in files), rel=0.02)
     rows: list[int] = []
 
-    def answered(self: GenerationModule, batch: GenerationBatch, batch_idx: int = 0) -> Answers:
+    def answered(self: GenerationModule, batch: GenerationBatch, batch_idx: int = 0) -> GenerationResult:
         if self._trainer is not None:  # the proof of the hooks answers two prompts, without a trainer
             rows.append(len(batch.hashes))
         return answer(self, batch, batch_idx)
@@ -159,13 +159,13 @@ def test_passes_of_the_losses(config, tmp_path, monkeypatch):
     (tmp_path / "talk.json").write_text(json.dumps(talk))
     more = ["--evaluate.losses", json.dumps([str(tmp_path / f"{name}.json") for name in ("plain", "talk")])]
     planned_passes: list[tuple[int, ...]] = []
-    work = stage_plans._loss_work
+    work = estimates._loss_work
 
     def noted(subject: Any, passes: Any) -> float:
         planned_passes.extend(map(tuple, passes))
         return work(subject, passes)
 
-    monkeypatch.setattr(stage_plans, "_loss_work", noted)
+    monkeypatch.setattr(estimates, "_loss_work", noted)
     planned(config, tmp_path, *more)
     ran: list[tuple[int, ...]] = []
     step, losses = LossModule.predict_step, loss.token_losses

@@ -13,8 +13,9 @@ import zarr
 from stores import LAYOUT, RAGGED, check, fill, filled, hashes, make, plan_in_format_1, record, records
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.store import ActivationStore, StoreError, log, repair, verify
-from refusal_lightning.store.objects import LocalObjects
+from refusal_lightning.store import ActivationStore, StoreError, repair, verify
+from refusal_lightning.store.backend.objects import LocalBackend
+from refusal_lightning.store.format import log
 
 ALL = range(16)
 KINDS = {"eoi": LAYOUT, "all": RAGGED}
@@ -181,7 +182,7 @@ def test_a_log_half_made_from_format_1(stores, tmp_path, monkeypatch):
     """Killed after any of its entries: the store is read as it was, and the next addition makes the rest."""
     for entries in range(3):
         url = shutil.copytree(stores["old eoi"], tmp_path / str(entries))
-        create = LocalObjects.create
+        create = LocalBackend.create
         made: list[str] = []
 
         def some(objects, key, data, made=made, entries=entries, create=create):
@@ -191,7 +192,7 @@ def test_a_log_half_made_from_format_1(stores, tmp_path, monkeypatch):
             return create(objects, key, data)
 
         with monkeypatch.context() as patch:
-            patch.setattr(LocalObjects, "create", some)
+            patch.setattr(LocalBackend, "create", some)
             with pytest.raises(KeyboardInterrupt):
                 ActivationStore.open(url).add_prompts(records(range(25)))
         _right_or_named(url, "old eoi")

@@ -12,9 +12,9 @@ import pytest
 from stores import RAGGED, check, fill, filled, hashes, make, plan_in_format_1, records
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.store import ActivationStore, care
+from refusal_lightning.store import ActivationStore, integrity
+from refusal_lightning.store.backend.objects import LocalBackend
 from refusal_lightning.store.copying import copy
-from refusal_lightning.store.objects import LocalObjects
 
 
 class Cut(Exception):
@@ -23,17 +23,17 @@ class Cut(Exception):
 
 def after_each_write(patch: pytest.MonkeyPatch, then: Callable[[int], None]) -> None:
     """Call a function with the number of files written whenever one more is."""
-    write, done = LocalObjects.write, itertools.count(1)
+    write, done = LocalBackend.write, itertools.count(1)
 
     def observed(self, key, parts):
         write(self, key, parts)
         then(next(done))
 
-    patch.setattr(LocalObjects, "write", observed)
+    patch.setattr(LocalBackend, "write", observed)
 
 
 def damaged_shards(url: Path) -> list[str]:
-    return [problem.what for problem in care.verify(url) if problem.shard is not None and not problem.missing]
+    return [problem.what for problem in integrity.verify(url) if problem.shard is not None and not problem.missing]
 
 
 def test_a_copy_cut_short_after_any_file_is_a_whole_store(tmp_path):
@@ -58,7 +58,7 @@ def test_a_copy_cut_short_after_any_file_is_a_whole_store(tmp_path):
         copy(tmp_path / "own", tmp_path / "shared")
     shared = ActivationStore.open(tmp_path / "shared" / "s.zarr")
     check(shared, range(10))
-    assert len(files) > 5 and care.verify(shared.url) == []
+    assert len(files) > 5 and integrity.verify(shared.url) == []
     assert shared.load_result("scores")[1] == {"n": 10}  # type: ignore[index]
 
 
@@ -126,7 +126,7 @@ def test_only_what_belongs_to_the_store_is_copied(tmp_path):
     copy(tmp_path / "from", tmp_path / "to")
     names = {str(path.relative_to(tmp_path / "to")) for path in (tmp_path / "to").rglob("*")}
     assert not [name for name in names if "lock" in name or "partial" in name or "c.99" in name or "notes" in name]
-    assert care.verify(tmp_path / "to" / "s.zarr") == []
+    assert integrity.verify(tmp_path / "to" / "s.zarr") == []
 
 
 def test_other_places(tmp_path):
@@ -146,7 +146,7 @@ def test_other_places(tmp_path):
 
 def test_a_full_disk_is_found_first(tmp_path, monkeypatch):
     store = filled(tmp_path / "s.zarr", range(10))
-    monkeypatch.setattr(LocalObjects, "free_bytes", lambda self: 10)
+    monkeypatch.setattr(LocalBackend, "free_bytes", lambda self: 10)
     with pytest.raises(UserError, match="free some space"):
         copy(store.url, tmp_path / "t.zarr")
 
@@ -164,7 +164,7 @@ def test_a_store_of_format_1(kind, format_1, tmp_path):
     fill(there)
     copy(tmp_path / "to", format_1 / kind)
     check(ActivationStore.open(format_1 / kind), range(25))
-    assert care.verify(format_1 / kind) == [] == care.verify(tmp_path / "to")
+    assert integrity.verify(format_1 / kind) == [] == integrity.verify(tmp_path / "to")
 
 
 def test_a_target_with_left_over_shards(tmp_path):
@@ -192,7 +192,7 @@ def test_what_zarr_readers_see_of_a_copy_cut_short_is_written_when_it_goes_on(tm
             with pytest.raises(Cut):
                 copy(local.url, tmp_path / str(files))
         copy(local.url, tmp_path / str(files))
-        assert care.verify(tmp_path / str(files)) == []
+        assert integrity.verify(tmp_path / str(files)) == []
 
 
 @pytest.mark.parametrize("source_has_a_log", [True, False])
@@ -208,6 +208,6 @@ def test_an_older_version_planned_between_two_copies(source_has_a_log, format_1,
     assert len(there.prompts) == 20
     fill(there)
     check(there, range(20))
-    assert care.verify(there.url) == []
+    assert integrity.verify(there.url) == []
     copy(format_1 / "eoi", tmp_path / "another")
     assert len(ActivationStore.open(tmp_path / "another").prompts) == (30 if source_has_a_log else 25)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from stores import LAYOUT, RAGGED, fill, make, record, records
 
 from refusal_lightning.store import Encoding, Layout, PromptRecord, estimate
-from refusal_lightning.store.geometry import LARGEST, SMALLEST, array_specs, plan_geometry
+from refusal_lightning.store.format.chunking import LARGEST, SMALLEST, array_specs, plan_geometry
 
 
 @pytest.mark.parametrize("compression", ["none", "zstd"])

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from stores import LAYOUT, check, fill, filled, hashes, make, record, records, shard_arrays
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.store import ActivationStore, Layout, StoreError, activation_store, log, repair, verify
-from refusal_lightning.store import objects as store_objects
-from refusal_lightning.store.objects import LocalObjects, open_objects
+from refusal_lightning.store import ActivationStore, Layout, StoreError, activation_store, repair, verify
+from refusal_lightning.store.backend import objects
+from refusal_lightning.store.backend.objects import LocalBackend, open_backend
+from refusal_lightning.store.format import log
 
 SMALL = Layout(("resid_pre",), (0,), (-1,), d_model=4)
 STEPS = ("read", "write", "create", "delete", "sizes", "sweep")
@@ -195,13 +196,13 @@ def test_the_same_plan_from_two(tmp_path):
 
 def test_a_lost_reply(tmp_path, monkeypatch):
     """NFS sends a link again, S3's clients a PUT, whose first sending had succeeded: "exists" is one's own success."""
-    create = LocalObjects.create
+    create = LocalBackend.create
 
-    def twice(objects: LocalObjects, key: str, data: bytes) -> bool:
+    def twice(objects: LocalBackend, key: str, data: bytes) -> bool:
         create(objects, key, data)
         return create(objects, key, data)
 
-    monkeypatch.setattr(LocalObjects, "create", twice)
+    monkeypatch.setattr(LocalBackend, "create", twice)
     store = make(tmp_path / "s")
     assert store.add_prompts(records(range(5))) == 5
     assert store.add_prompts(records(range(8))) == 3
@@ -217,7 +218,7 @@ def test_without_hard_links(code, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
     store = filled(tmp_path / "s", range(5))
-    objects = LocalObjects(tmp_path / "s")
+    objects = LocalBackend(tmp_path / "s")
     assert objects.create("x", b"1") and not objects.create("x", b"2") and objects.read("x") == b"1"
     check(ActivationStore.open(store.url), range(5))
     assert not list(tmp_path.rglob("*.partial"))
@@ -226,7 +227,7 @@ def test_without_hard_links(code, tmp_path, monkeypatch):
 def test_no_half_entry_is_left_where_files_cannot_be_linked(tmp_path, monkeypatch):
     """As on a full disk: half an entry could not be read, and nothing could be planned behind it."""
     store = filled(tmp_path / "s", range(5))
-    write_new = store_objects._write_new
+    write_new = objects._write_new
 
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, "no links here")
@@ -237,7 +238,7 @@ def test_no_half_entry_is_left_where_files_cannot_be_linked(tmp_path, monkeypatc
             raise OSError(errno.ENOSPC, "full")
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
-    monkeypatch.setattr(store_objects, "_write_new", half)
+    monkeypatch.setattr(objects, "_write_new", half)
     with pytest.raises(StoreError, match="full"):
         store.add_prompts(records(range(9)))
     monkeypatch.undo()
@@ -250,12 +251,12 @@ def test_a_listing_that_passes_over_an_entry(tmp_path, monkeypatch):
     make(url).add_prompts(records(range(9)))
     make(url).add_prompts(records(range(12)))
     before = {path: path.read_bytes() for path in url.rglob("*") if path.is_file()}
-    sizes = LocalObjects.sizes
+    sizes = LocalBackend.sizes
 
-    def some(objects: LocalObjects, folder: str) -> Any:
+    def some(objects: LocalBackend, folder: str) -> Any:
         return {name: size for name, size in sizes(objects, folder).items() if f"{folder}/{name}" != log.key(2)}
 
-    monkeypatch.setattr(LocalObjects, "sizes", some)
+    monkeypatch.setattr(LocalBackend, "sizes", some)
     assert len(ActivationStore.open(url).prompts) == 12
     assert [problem for problem in verify(url) if not problem.missing] == []
     repair(url)  # must not take the entry behind it for one that follows on nothing
@@ -302,7 +303,7 @@ def test_entries_of_another_store(tmp_path, monkeypatch):
 @pytest.mark.parametrize("conflicts", [1, 9])
 def test_conflicts_at_s3(conflicts, s3, monkeypatch):
     """S3 answers 409 to a conditional PUT while another request for the key is under way: it is sent again."""
-    objects = open_objects("s3://bucket/conflicts", s3)
+    objects = open_backend("s3://bucket/conflicts", s3)
     fs = objects._store.fs  # type: ignore[attr-defined]
     pipe = fs._pipe_file
     said: list[str] = []
@@ -314,7 +315,7 @@ def test_conflicts_at_s3(conflicts, s3, monkeypatch):
         return await pipe(*args, **options)
 
     monkeypatch.setattr(fs, "_pipe_file", busy)
-    monkeypatch.setattr("refusal_lightning.store.remote_objects._CONFLICT_PAUSE", 0.001)
+    monkeypatch.setattr("refusal_lightning.store.backend.remote._CONFLICT_PAUSE", 0.001)
     if conflicts == 1:
         assert objects.create(f"x{conflicts}", b"1")
     else:
@@ -326,7 +327,7 @@ def test_conflicts_at_s3(conflicts, s3, monkeypatch):
 def test_endpoints_without_conditional_writes(answer, s3, monkeypatch):
     """Two jobs could plan the same rows there: no store is made."""
     url = f"s3://bucket/{answer}"
-    fs = open_objects(url, s3)._store.fs  # type: ignore[attr-defined]
+    fs = open_backend(url, s3)._store.fs  # type: ignore[attr-defined]
     pipe = type(fs)._pipe_file
 
     async def other(self: Any, path: str, data: bytes, mode: str = "overwrite", **options: Any) -> Any:

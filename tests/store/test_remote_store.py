@@ -11,7 +11,7 @@ from stores import LAYOUT, RAGGED, check, fill, hashes, make, record, records
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.store import ActivationStore, StoreError, export, info, repair, verify
-from refusal_lightning.store.objects import open_objects
+from refusal_lightning.store.backend.objects import open_backend
 
 
 @pytest.fixture(params=["memory", "s3"])
@@ -55,7 +55,7 @@ def test_damage(place):
     store = make(**place, shard_bytes=4000)
     store.add_prompts(records(range(20)))
     fill(store)
-    objects = open_objects(**place)
+    objects = open_backend(**place)
     data = bytearray(objects.read("resid_pre/c.1.0.0.0") or b"")
     data[10] ^= 1
     objects.write("resid_pre/c.1.0.0.0", [[bytes(data)]])
@@ -90,7 +90,7 @@ def test_one_entry_of_the_log_at_a_time(place):
     assert other.add_prompts([record(2)]) == 1
     fill(other)
     check(ActivationStore.open(**place), [1, 2])
-    assert not open_objects(**place).create("prompt/plan/000002.json.zst", b"{}")
+    assert not open_backend(**place).create("prompt/plan/000002.json.zst", b"{}")
 
 
 def test_no_such_bucket(s3):

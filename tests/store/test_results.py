@@ -9,7 +9,7 @@ import pytest
 from stores import filled, make
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.store.objects import LocalObjects
+from refusal_lightning.store.backend.objects import LocalBackend
 
 
 def test_bit_for_bit(tmp_path):
@@ -71,16 +71,16 @@ def test_replaced_while_it_is_read(file, tmp_path, monkeypatch):
     """The old version is deleted under the reader, right before one of its files: it reads the new one, whole."""
     store = make(tmp_path / "s")
     store.save_result("a", {"x": np.ones(4), "y": np.ones(4)}, {"n": 1})
-    read = LocalObjects.read
+    read = LocalBackend.read
     replaced: list[str] = []
 
-    def late(objects: LocalObjects, key: str) -> bytes | None:
+    def late(objects: LocalBackend, key: str) -> bytes | None:
         if key.endswith(file) and not replaced:
             replaced.append(key)
             store.save_result("a", {"x": np.full(4, 2.0), "y": np.full(4, 2.0)}, {"n": 2})
         return read(objects, key)
 
-    monkeypatch.setattr(LocalObjects, "read", late)
+    monkeypatch.setattr(LocalBackend, "read", late)
     arrays, attrs = store.load_result("a") or ({}, {})
     assert replaced
     assert set(arrays["x"]) == set(arrays["y"]) == {attrs["n"]} == {2}

@@ -9,11 +9,11 @@ from stores import rounded
 from zarr.storage import MemoryStore
 
 from refusal_lightning.store import Encoding, Layout, StoreError
-from refusal_lightning.store.geometry import ArraySpec, Geometry, array_specs
-from refusal_lightning.store.metadata import create_zarr_array
-from refusal_lightning.store.objects import LocalObjects
+from refusal_lightning.store.backend.objects import LocalBackend
+from refusal_lightning.store.format.chunking import ArraySpec, Geometry, array_specs
+from refusal_lightning.store.format.metadata import create_zarr_array
+from refusal_lightning.store.format.shard_file import BINDING_BYTES, Binding, bound_to, encode, shard_key, shard_number
 from refusal_lightning.store.reading import Source, read_rows
-from refusal_lightning.store.shard_file import BINDING_BYTES, Binding, bound_to, encode, shard_key, shard_number
 
 CASES = [(c, d) for c in ("none", "zstd", "lz4") for d in ("float32", "float16", "bfloat16")]
 
@@ -60,7 +60,7 @@ def test_we_read_zarrs(compression, dtype, tmp_path):
     data = _data(spec, dtype, rows=31)
     create_zarr_array(zarr.storage.LocalStore(tmp_path), spec, compression, len(data))[...] = _as_stored(spec, data)
     rows = np.random.default_rng(0).permutation(31)
-    read = read_rows(Source(LocalObjects(tmp_path), spec, compression), rows, [2, 0], np.dtype("<f4"))
+    read = read_rows(Source(LocalBackend(tmp_path), spec, compression), rows, [2, 0], np.dtype("<f4"))
     np.testing.assert_array_equal(read.reshape(31, 2, 2, 700), data[rows][:, [2, 0]])
 
 
@@ -114,7 +114,7 @@ def test_every_flipped_byte_is_found(compression, tmp_path):
     path = tmp_path / shard_key(spec, 0)
     path.parent.mkdir()
     good = _encoded(spec, compression, data)
-    source = Source(LocalObjects(tmp_path), spec, compression, lambda shard: BINDING)
+    source = Source(LocalBackend(tmp_path), spec, compression, lambda shard: BINDING)
     for place in range(len(good)):
         path.write_bytes(good[:place] + bytes([good[place] ^ 0x10]) + good[place + 1 :])
         with pytest.raises(StoreError, match="shard 0 of array resid_pre"):

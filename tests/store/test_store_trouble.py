@@ -16,7 +16,7 @@ from stores import IDENTITY, LAYOUT, check, data_files, fill, filled, hashes, ma
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.store import ActivationStore, Encoding, Layout, StoreError, verify
-from refusal_lightning.store.objects import LocalObjects
+from refusal_lightning.store.backend.objects import LocalBackend
 
 
 def test_a_full_disk(small_disk):
@@ -116,13 +116,13 @@ def test_killed_while_it_is_made(tmp_path):
 def test_killed_while_planning(tmp_path, monkeypatch):
     """The plan is in the log and zarr readers do not see it yet: the next start shows it to them."""
     store = filled(tmp_path / "s", range(10))
-    from refusal_lightning.store import planned
+    from refusal_lightning.store.format import row_files
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(planned, "write", killed)
+        patch.setattr(row_files, "write", killed)
         with pytest.raises(KeyboardInterrupt):
             store.add_prompts(records(range(10, 40)))
     again = ActivationStore.open(store.url)
@@ -209,14 +209,14 @@ def test_a_plan_that_is_seen_late(tmp_path, monkeypatch):
     store = filled(tmp_path / "s", range(3))
     reader = ActivationStore.open(store.url)
     store.add_prompts(records(range(40)))
-    sizes = LocalObjects.sizes
+    sizes = LocalBackend.sizes
     shown: list[str] = []
 
-    def late(objects: LocalObjects, folder: str) -> Any:
+    def late(objects: LocalBackend, folder: str) -> Any:
         shown.append(folder)
         return {k: v for k, v in sizes(objects, folder).items() if len(shown) > 3 or not k.startswith("000002")}
 
-    monkeypatch.setattr(LocalObjects, "sizes", late)
+    monkeypatch.setattr(LocalBackend, "sizes", late)
     assert reader.shard(len(store.shards) - 1).hashes == store.shards[-1].hashes
     monkeypatch.setattr("refusal_lightning.store.activation_store.SEEN_SECONDS", 0.0)
     with pytest.raises(IndexError):

@@ -17,11 +17,11 @@ from plain import Plain
 from specimens import plain_model
 from torch import Tensor
 
-from refusal_lightning.directions.staging import ScoreTask
-from refusal_lightning.interventions import BASELINE, ablation, addition, capture_residuals, intervene
+from refusal_lightning.directions.selection.schedule import ScoreTask
+from refusal_lightning.inference import prefix_cache
+from refusal_lightning.interventions import BASELINE, ablation, addition, intervene, record_activations
 from refusal_lightning.models import ChatModel, load_chat_model
 from refusal_lightning.models.tokens import left_pad
-from refusal_lightning.modules import prompt_passes
 from refusal_lightning.modules.generation import GenerationBatch, GenerationModule
 from refusal_lightning.modules.loss import LossBatch, LossModule
 from refusal_lightning.modules.scores import ScoreModule
@@ -114,7 +114,7 @@ def _activations(chat: ChatModel, plain: Plain, prompts: list[list[int]]) -> flo
     ids, mask = left_pad(prompts)
     n = chat.n_positions
     bridge = chat.bridge("cpu")
-    with capture_residuals(bridge, ["resid_pre"], range(N_LAYERS), lambda x: x[:, -n:]) as captured:
+    with record_activations(bridge, ["resid_pre"], range(N_LAYERS), lambda x: x[:, -n:]) as captured:
         bridge(ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
     ours = torch.stack([captured["resid_pre", layer] for layer in range(N_LAYERS)], dim=1)
     return max(_relative(row, plain.streams(prompt)[:, -n:]) for row, prompt in zip(ours, prompts, strict=True))
@@ -207,8 +207,8 @@ def _scores(
     tell: Callable[[str], None],
 ) -> float:
     """Scores of all prompts, of two candidates or layers, against the formulas written out here."""
-    worth = prompt_passes.WORTH_SHARING
-    prompt_passes.WORTH_SHARING = worth if shared else 1000
+    worth = prefix_cache.WORTH_SHARING
+    prefix_cache.WORTH_SHARING = worth if shared else 1000
     baseline = torch.stack([plain.logits(prompt)[-1] for prompt in prompts])
     bounds = (np.full(len(prompts), -20.0), np.full(len(prompts), 20.0))
     groups = [((-1, 1), (-2, 2))] if kind != "induce" else [((-1, layer), (-2, layer)) for layer in INDUCE]
@@ -231,5 +231,5 @@ def _scores(
                         score = float((p + 1e-8).log() - (1 - p + 1e-8).log())
                     figure = max(figure, abs(row[i] - score) / max(1.0, abs(score)))
     finally:
-        prompt_passes.WORTH_SHARING = worth
+        prefix_cache.WORTH_SHARING = worth
     return figure

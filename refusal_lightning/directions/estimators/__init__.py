@@ -1,0 +1,1 @@
+"""Ways to draw a direction from two classes of activations, by name."""

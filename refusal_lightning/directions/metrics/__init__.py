@@ -1,0 +1,1 @@
+"""What is measured on logits and activations: refusal score, KL, COSMIC, refusal tokens."""

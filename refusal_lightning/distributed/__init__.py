@@ -1,0 +1,1 @@
+"""The processes of one run: how they start, wait, stop and divide work. Knows no model and no store."""

@@ -1,0 +1,1 @@
+"""What stages work on: the model, its prompts, stored activations, texts, and what follows from these alone."""

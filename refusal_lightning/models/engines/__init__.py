@@ -1,0 +1,1 @@
+"""What runs a model's passes, and where hooks go in it."""

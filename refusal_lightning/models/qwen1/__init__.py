@@ -1,0 +1,1 @@
+"""The first generation of Qwen, read without the repository's code."""

@@ -1,0 +1,1 @@
+"""analyze: what the store tells about the candidates, without the model's weights."""

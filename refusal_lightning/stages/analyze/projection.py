@@ -1,0 +1,60 @@
+"""How far along the selected direction the prompts of every cached dataset lie."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from refusal_lightning.directions.analysis.projection import projections, spread
+from refusal_lightning.report.analysis_plots import Line, plot_lines
+from refusal_lightning.stages.analyze.analysis import LAYER, Analysis, AnalysisInputs
+
+
+def analyse_projection(m: AnalysisInputs) -> Analysis:
+    """How far along the selected direction the configuration's prompts lie, by dataset, position and layer.
+
+    Labels and sets are those of the configuration at hand. What the store holds besides is counted, and left out.
+    """
+    if m.selected is None:
+        raise ValueError("a projection needs a selected direction")
+    groups, others = _groups(m)
+    rows: list[dict[str, Any]] = []
+    lines = []
+    for (dataset, split, label), members in groups.items():
+        direction = m.directions[m.selected]
+        of_layer = [spread(_projections(m, members, layer, direction)) for layer in m.layers]
+        numbers = {name: np.stack([found[name] for found in of_layer]) for name in of_layer[0]}
+        for column, position in enumerate(m.positions):
+            for layer in m.layers:
+                row = {"dataset": dataset, "split": split, "label": label, "prompts": len(members)}
+                row |= {"position": position, "layer": layer}
+                rows.append(row | {name: float(v[layer, column]) for name, v in numbers.items()})
+        last = {name: v[:, -1] for name, v in numbers.items()}
+        lines.append(Line(f"{len(members)} {dataset}", m.layers, last["mean"], last["q05"], last["q95"]))
+    title = f"Projection on the direction of position {m.selected[0]}, layer {m.selected[1]}, at position -1"
+    ylabel = "projection (mean, 5 % to 95 %)"
+    plot = plot_lines(lines, title, LAYER, ylabel, upright=m.selected[1])
+    there = [row for row in rows if (row["position"], row["layer"]) == m.selected]
+    means = ", ".join(f"{row['dataset']} {row['mean']:.2f}" for row in sorted(there, key=lambda row: -row["mean"]))
+    left_out = f"; {others} prompts of the store are in no set of this configuration" if others else ""
+    return Analysis(f"means at the selected place: {means}{left_out}", rows, plot)
+
+
+def _groups(m: AnalysisInputs) -> tuple[dict[tuple[str, str, str], np.ndarray], int]:
+    """Ascending rows of the configuration's sets, as far as they are in the store, and how many other prompts are."""
+    wanted = {h for hashes in m.datasets.values() for h in hashes}
+    lacking = set(m.store.lacking(list(wanted)))
+    there = {key: [h for h in hashes if h not in lacking] for key, hashes in m.datasets.items()}
+    groups = {key: np.sort(m.store.rows(hashes)) for key, hashes in there.items() if hashes}
+    return groups, len(m.store.complete_rows()) - len(wanted - lacking)
+
+
+def _projections(
+    m: AnalysisInputs, rows: np.ndarray, layer: int, direction: Float[np.ndarray, " d_model"]
+) -> Float[np.ndarray, "prompt position"]:
+    """Shard by shard: memory holds one layer of one shard, and one layer's projections."""
+    read = partial(m.store.read, "resid_pre", layers=[layer], positions=m.positions)
+    return np.concatenate([projections(read(part)[:, 0], direction) for part in m.store.by_shard(rows)])

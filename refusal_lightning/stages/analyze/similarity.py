@@ -1,0 +1,31 @@
+"""Which candidates are one direction."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refusal_lightning.directions.analysis.similarity import cosine_matrix
+from refusal_lightning.report.analysis_plots import plot_cosines
+from refusal_lightning.stages.analyze.analysis import Analysis, AnalysisInputs
+
+
+def analyse_similarity(m: AnalysisInputs) -> Analysis:
+    """Cosine between every two candidates; the table has the pairs of one position or of one layer."""
+    cosines = cosine_matrix(m.directions)
+    rows = [
+        {"position": p, "layer": i, "other_position": q, "other_layer": j, "cosine": float(cosines[p, i, q, j])}
+        for p in m.positions
+        for i in m.layers
+        for q in m.positions
+        for j in m.layers
+        if (p == q and i < j) or (i == j and p < q)
+    ]
+    neighbours = np.array([r["cosine"] for r in rows if r["other_layer"] == r["layer"] + 1])
+    headline = "no two neighbouring layers have directions"
+    if np.isfinite(neighbours).any():
+        headline = f"neighbouring layers have a cosine of {np.nanmean(neighbours):.3f} on average"
+    if m.selected is not None:
+        near = int(np.sum(cosines[m.selected] >= 0.9)) - 1
+        headline += f"; {near} of {cosines[0, 0].size - 1} other candidates have 0.9 or more with the selected one"
+    arrays = {"cosine": cosines, "position": np.array(m.positions), "layer": np.array(m.layers)}
+    return Analysis(headline, rows, plot_cosines(cosines, m.tokens, m.selected), arrays)

@@ -1,0 +1,1 @@
+"""cache: the one stage that reads activations off the model."""

@@ -1,0 +1,1 @@
+"""capability: tasks of lm-evaluation-harness on the intervened model."""

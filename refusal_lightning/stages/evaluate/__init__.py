@@ -1,0 +1,1 @@
+"""evaluate: what ablating or adding the direction does."""

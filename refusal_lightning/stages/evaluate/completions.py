@@ -1,0 +1,152 @@
+"""Answers to sets of prompts under interventions, continued from a journal."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from refusal_lightning.config import TrainerConfig
+from refusal_lightning.distributed.journal import Journal, Record
+from refusal_lightning.distributed.predict import PredictLoop, run_journaled
+from refusal_lightning.inputs.prompts import PromptSet
+from refusal_lightning.interventions import Intervention
+from refusal_lightning.io.console import is_main_process, say
+from refusal_lightning.io.serialization import digest, write_json
+from refusal_lightning.models import ChatModel
+
+if TYPE_CHECKING:
+    from refusal_lightning.inference.sampling import Sampling
+
+ANSWER_VERSION = 2
+"""Raised when what is decoded changes: answers of another version are not used. 2: no shared beginning where padding
+behind it changes attention."""
+UNIT_ROWS = 384
+"""Answers that are made and written together where the batch size is left to the memory: what a kill may cost."""
+UNIT_BATCHES = 4
+"""The same where the batch size is given, in batches: room for rows that end to make place for others."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A response and its length in tokens."""
+
+    response: str
+    n_tokens: int
+
+
+@dataclass(frozen=True)
+class CompletionTask:
+    """A set of prompts to answer under an intervention; ``key`` says what the answers depend on."""
+
+    prompts: PromptSet
+    intervention: Intervention
+    key: str
+
+
+def generate_answers(
+    chat: ChatModel,
+    trainer: TrainerConfig,
+    tasks: Sequence[CompletionTask],
+    folder: Path,
+    *,
+    max_new_tokens: int,
+    batch_size: int | None,
+    sampling: Sampling | None = None,
+) -> tuple[list[list[Completion]], int]:
+    """Each task's answers in the order of its prompts, and how many were generated now (the rest was in the journal).
+
+    All tasks' rows are divided into units by length, so rows under several interventions share a batch. A unit that a
+    kill left unfinished is run again whole, so a continued run computes exactly what an undisturbed one does.
+    """
+    journal = Journal(folder / "answers")
+    answers = _read(journal)
+    wanted = _tasks_of_request(tasks, answers, folder / "answers-plan.json", batch_size)
+    size = UNIT_ROWS if batch_size is None else UNIT_BATCHES * batch_size
+    rows = {(task, i): len(ids) for task in wanted for i, ids in enumerate(tasks[task].prompts.token_ids)}
+    units = split_into_units(rows, size)
+    pending = [unit for unit in units if any((tasks[task].key, prompt) not in answers for task, prompt in unit)]
+    count = sum(len(unit) for unit in pending)
+    if pending:
+        at_work = [tasks[number] for number in sorted({task for unit in pending for task, _ in unit})]
+        names = dict.fromkeys(task.prompts.name for task in at_work)
+        acting = dict.fromkeys(task.intervention.name for task in at_work)
+        say(f"evaluate: {count} answers to {', '.join(names)} under {', '.join(acting)}")
+        room = math.inf if chat.context is None else chat.context - max_new_tokens
+        full = sum(rows[row] > room for unit in pending for row in unit)
+        if full:
+            say(f"evaluate: {full} of them end at the model's context of {chat.context} tokens, if they get so far")
+        answers = _read(_predict(chat, trainer, tasks, journal, pending, max_new_tokens, batch_size, sampling))
+    return [[answers[task.key, i] for i in range(len(task.prompts))] for task in tasks], count
+
+
+def split_into_units(rows: dict[tuple[int, int], int], size: int) -> list[list[tuple[int, int]]]:
+    """Units of at most ``size`` rows, alike in number, by prompt length (ties by prompt, then task).
+
+    Depends on nothing but its arguments: neither on what is done already nor on the number of processes.
+    """
+    ordered = sorted(rows, key=lambda row: (rows[row], row[1], row[0]))
+    n_units = -(-len(ordered) // size)
+    bounds = [round(i * len(ordered) / n_units) for i in range(n_units + 1)] if n_units else [0]
+    return [ordered[a:b] for a, b in pairwise(bounds)]
+
+
+def _tasks_of_request(
+    tasks: Sequence[CompletionTask], answers: dict[tuple[str, int], Completion], path: Path, batch_size: int | None
+) -> list[int]:
+    """Which tasks are computed together: those that lacked answers when the same request was first made.
+
+    It is kept on disk, so that a run that goes on divides its rows as the killed one did, while an intervention added
+    to a finished run does not have the others computed again.
+    """
+    request = digest([[task.key for task in tasks], batch_size])
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        if plan["request"] == request:
+            return list(plan["tasks"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    lacking = [n for n, t in enumerate(tasks) if any((t.key, i) not in answers for i in range(len(t.prompts)))]
+    if lacking and is_main_process():
+        write_json(path, {"request": request, "tasks": lacking})
+    return lacking
+
+
+def _read(records: Iterable[Record]) -> dict[tuple[str, int], Completion]:
+    return {
+        (record["task"], record["prompt"]): Completion(record["response"], record["n_tokens"]) for record in records
+    }
+
+
+def _predict(
+    chat: ChatModel,
+    trainer: TrainerConfig,
+    tasks: Sequence[CompletionTask],
+    journal: Journal,
+    pending: list[list[tuple[int, int]]],
+    max_new_tokens: int,
+    batch_size: int | None,
+    sampling: Sampling | None,
+) -> list[Record]:
+    from refusal_lightning.modules.generation import GenerationBatch, GenerationModule, GenerationResult
+
+    def batch(unit: list[tuple[int, int]]) -> GenerationBatch:
+        return GenerationBatch(
+            names=unit,
+            token_ids=[tasks[task].prompts.token_ids[prompt] for task, prompt in unit],
+            hashes=[tasks[task].prompts.hashes[prompt] for task, prompt in unit],
+            interventions=[task for task, _ in unit],
+        )
+
+    def records(made: GenerationResult) -> Iterable[dict[str, Any]]:
+        for (task, prompt), text, n_tokens in zip(made.names, made.texts, made.n_tokens, strict=True):
+            yield {"task": tasks[task].key, "prompt": prompt, "response": text, "n_tokens": n_tokens}
+
+    module = GenerationModule(
+        chat, [task.intervention for task in tasks], max_new_tokens, batch_size, sampling, tell=say
+    )
+    return run_journaled(trainer, PredictLoop(module, lambda: pending, make=batch), journal, records)

@@ -1,0 +1,1 @@
+"""select: from the store to the refusal direction."""

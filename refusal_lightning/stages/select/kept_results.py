@@ -1,0 +1,47 @@
+"""Where derived results are kept: in the store, or in the run's folder where the store may only be read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refusal_lightning.io.console import say
+from refusal_lightning.store import ActivationStore, results
+from refusal_lightning.store.backend.objects import Backend, LocalBackend
+
+Result = tuple[dict[str, np.ndarray], dict[str, Any]]
+
+
+class KeptResults:
+    """Results by key. A store that others own holds what they computed, and the folder what this run adds to it."""
+
+    def __init__(self, store: ActivationStore, folder: Path) -> None:
+        self.store, self.folder = store, folder
+        self._place: Backend | ActivationStore | None = None
+
+    def found(self, key: str) -> list[Result]:
+        """(arrays, attrs) under a key in the store and in the folder, as far as they are there. Raises StoreError."""
+        both = (self.store.load_result(key), results.load(LocalBackend(self.folder), key))
+        return [result for result in both if result is not None]
+
+    def find_place(self) -> None:
+        """Before the work: see whether the store can be written, and say where results go if it cannot."""
+        if self._place is None:
+            reason = self.store.why_not_writable()
+            self._place = self.store if reason is None else LocalBackend(self.folder)
+            if reason is not None:
+                say(
+                    f"store {self.store.url} cannot be written, so what is computed is kept in {self.folder}, and "
+                    f"found there again ({reason})"
+                )
+
+    def save(self, key: str, arrays: Mapping[str, np.ndarray], attrs: Mapping[str, Any]) -> None:
+        """Keep small arrays under a key, in place of what was there. Raises UserError and StoreError."""
+        self.find_place()
+        if isinstance(self._place, ActivationStore):
+            self._place.save_result(key, arrays, attrs)
+        else:
+            results.save(LocalBackend(self.folder), key, arrays, attrs)

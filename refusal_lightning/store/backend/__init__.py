@@ -1,0 +1,1 @@
+"""Where it is written: a local disk or any URL, by key."""

@@ -1,0 +1,1 @@
+"""What is written: rows, chunks, shards, log, metadata."""

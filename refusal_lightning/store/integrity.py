@@ -1,0 +1,189 @@
+"""What there is in a store, whether all of it is whole, and how to drop what is not: info, verify, repair."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from refusal_lightning.store import results
+from refusal_lightning.store.activation_store import ActivationStore
+from refusal_lightning.store.backend.objects import Backend, open_backend
+from refusal_lightning.store.backend.threads import map_unordered, thread_count
+from refusal_lightning.store.errors import StoreError
+from refusal_lightning.store.format import format1, log, row_files
+from refusal_lightning.store.format.log import Logged
+from refusal_lightning.store.format.shard_file import Scratch, shard_key, shard_number
+from refusal_lightning.store.format.shards import sources
+from refusal_lightning.store.reading import Source, open_shard
+from refusal_lightning.store.recovery import Recovered, recover
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is not as the manifest promises."""
+
+    what: str
+    """The problem in one line, with the file."""
+    key: str
+    """The object it is in."""
+    array: str | None = None
+    shard: int | None = None
+    """Array and shard, for damaged or missing data."""
+    missing: bool = False
+    """Planned and not there: not damage, `cache` computes it."""
+    unplanned: bool = False
+    """There, and planned by nobody."""
+
+
+def info(url: str | Path, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What is in a store, as plain JSON: manifest, prompts by dataset, split and label, completeness and sizes.
+
+    Reads no data. Raises UserError if there is no store.
+    """
+    objects = open_backend(url, storage_options)
+    store = ActivationStore.open(url, storage_options)
+    manifest, prompts = store.manifest, store.prompts
+    kinds = Counter(zip(prompts.dataset, prompts.split, prompts.label, strict=True))
+    done = prompts.complete
+    whole = Counter(zip(prompts.dataset[done], prompts.split[done], prompts.label[done], strict=True))
+    arrays = {}
+    for name in store.layout.array_names:
+        sizes = objects.sizes(name)
+        shards = [size for file, size in sizes.items() if shard_number(file) is not None]
+        arrays[name] = {"shards": len(shards), "bytes": sum(size or 0 for size in shards)}
+    planned = store.shards
+    return {
+        "url": store.url,
+        **{key: manifest[key] for key in ("format", "identity", "layout", "encoding", "geometry")},
+        "prompts": {"planned": len(prompts), "complete": int(prompts.complete.sum())},
+        "shards": {"planned": len(planned), "complete": len(planned) - len(store.pending())},
+        "contents": [
+            {"dataset": d, "split": s, "label": label, "planned": count, "complete": whole[d, s, label]}
+            for (d, s, label), count in sorted(kinds.items())
+        ],
+        "arrays": arrays,
+        "bytes": sum(array["bytes"] for array in arrays.values()),
+        "results": store.results(),
+    }
+
+
+def verify(
+    url: str | Path,
+    storage_options: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Problem]:
+    """Everything that is wrong with a store: every checksum is recomputed, every promise of the manifest checked.
+
+    ``progress(done, all)`` is called as shards are read. Raises UserError if there is no store at all.
+    """
+    objects = open_backend(url, storage_options)
+    return _problems(objects, recover(objects), progress)
+
+
+def repair(url: str | Path, storage_options: Mapping[str, Any] | None = None) -> list[Problem]:
+    """Mend what copies can mend and drop what is damaged, so that `cache` computes just that again.
+
+    A job may be writing to the store meanwhile. Returns what was mended or dropped; missing shards are not among it.
+    Raises UserError or StoreError if nothing tells any more what the store held.
+    """
+    objects = open_backend(url, storage_options)
+    recovered = recover(objects)
+    problems = [problem for problem in _problems(objects, recovered) if not problem.missing]
+    logged = recovered.logged
+    for key, data in recovered.entries.items():
+        objects.write(key, [[data]])
+    for key in recovered.useless:
+        objects.delete(key)
+    to_mend = any(problem.shard is None for problem in problems)
+    if logged.digests:
+        logged = log.read(objects, logged) or logged  # what was planned while this looked at the shards
+    elif to_mend:
+        logged = log.begin(objects, logged)
+    for problem in problems:
+        if problem.shard is not None:
+            if _is_still_wrong(objects, logged, problem):
+                objects.delete(problem.key)
+        elif problem.key in dict(results.problems(objects)) and problem.key != results.GROUP:
+            objects.delete_folder(problem.key)
+    if to_mend:
+        results.write_group(objects)
+        row_files.publish(objects, logged)
+        for key in format1.LEFT:
+            objects.delete(key)
+    objects.remove_stale_partials()
+    return problems
+
+
+def _is_still_wrong(objects: Backend, logged: Logged, problem: Problem) -> bool:
+    """Whether a shard is as it was found: looking at all takes long, and a job may have put the right one there."""
+    assert problem.array is not None and problem.shard is not None
+    if problem.shard >= len(logged.plan.shards):
+        return True
+    try:
+        _check(sources(objects, logged)[problem.array], logged, problem.shard)
+    except StoreError:
+        return not problem.unplanned  # planned meanwhile: whoever did looks at what is left there
+    return False
+
+
+def _problems(
+    objects: Backend, recovered: Recovered, progress: Callable[[int, int], None] | None = None
+) -> list[Problem]:
+    logged = recovered.logged
+    found = dict(recovered.wrong)
+    for key, what in (*row_files.problems(objects, logged), *results.problems(objects)):
+        found.setdefault(key, what)
+    problems = [Problem(what, key) for key, what in found.items()]
+    return problems + _data_problems(objects, logged, progress)
+
+
+def _data_problems(objects: Backend, logged: Logged, progress: Callable[[int, int], None] | None) -> list[Problem]:
+    problems: list[Problem] = []
+    shards = logged.plan.shards
+    needed = set((logged.plan.rows // logged.manifest.geometry.shard_prompts).tolist())
+    tasks: list[tuple[Source, int]] = []
+    for name, source in sources(objects, logged).items():
+        there = {number: file for file in objects.sizes(name) if (number := shard_number(file)) is not None}
+        for number, file in there.items():
+            if number >= len(shards):
+                what = f"{name}/{file} is of no planned shard"
+                problems.append(Problem(what, f"{name}/{file}", name, number, unplanned=True))
+        for shard in shards:
+            if shard.index in there:
+                tasks.append((source, shard.index))
+            elif shard.index in needed:
+                key = shard_key(source.spec, shard.index)
+                what = f"shard {shard.index} of {name} is not there (yet); `cache` computes it"
+                problems.append(Problem(what, key, name, shard.index, missing=True))
+    done = 0
+
+    def check(task: tuple[Source, int], _: None) -> None:
+        nonlocal done
+        source, index = task
+        try:
+            _check(source, logged, index)
+        except StoreError as error:
+            problems.append(Problem(str(error), shard_key(source.spec, index), source.spec.name, index))
+        done += 1
+        if progress:
+            progress(done, len(tasks))
+
+    map_unordered(check, tasks, lambda: None, thread_count(sum(source.spec.chunk_bytes for source, _ in tasks) * 8))
+    return sorted(problems, key=lambda problem: problem.key)
+
+
+def _check(source: Source, logged: Logged, index: int) -> None:
+    shard = logged.plan.shards[index]
+    check_shard(source, index, sum(shard.n_tokens) if source.spec.dims[0] == "token" else shard.n_rows)
+
+
+def check_shard(source: Source, shard: int, rows: int) -> None:
+    """Read and check every chunk of one shard of one array. Raises StoreError for the first that is damaged."""
+    scratch = Scratch(source.spec)
+    with open_shard(source, shard) as reader:
+        for group in range(source.spec.groups):
+            for block in range(-(-rows // source.spec.chunk_rows)):
+                reader.chunk(block, group, scratch)
