@@ -47,10 +47,11 @@ test-slow: install  ## Run the long suites
 test-zoo: install  ## Hold a tiny model of every architecture to plain passes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow tests/zoo
 
-check: install  ## Lint, formatting and types
+check: install  ## Lint, formatting, types, and which part may import which
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/ruff format --check $(CHECKED)
 	$(BIN)/mypy $(CHECKED)
+	$(BIN)/lint-imports
 
 format: install  ## Format, and mend what the linter can
 	$(BIN)/ruff format $(CHECKED)

@@ -25,12 +25,12 @@ import torch
 
 from refusal_lightning.config import CacheConfig, StoreConfig, TrainerConfig
 from refusal_lightning.data import load_dataset
-from refusal_lightning.inputs.activations import store_encoding, store_layout
+from refusal_lightning.inputs.activations import records_of, store_encoding, store_layout
+from refusal_lightning.inputs.candidates import mean_differences
 from refusal_lightning.inputs.prompts import PromptSet, prompt_set
 from refusal_lightning.models import ChatModel, load_chat_model
 from refusal_lightning.models.tokens import left_pad, length_batches
-from refusal_lightning.stages.cache.stage import fill, records_of
-from refusal_lightning.stages.select.stage import mean_differences
+from refusal_lightning.stages.cache.stage import fill
 from refusal_lightning.store import ActivationStore, Shard
 
 CPU = TrainerConfig(accelerator="cpu", progress_bar=False)

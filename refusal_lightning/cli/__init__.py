@@ -15,7 +15,7 @@ from refusal_lightning import __version__
 from refusal_lightning.cli.commands import COMMANDS
 from refusal_lightning.cli.parsing import load, parse
 from refusal_lightning.errors import UserError
-from refusal_lightning.io.console import process_name
+from refusal_lightning.io.console import messages_to_console, process_name
 from refusal_lightning.io.files import full_disk
 
 _INTERRUPTED = "interrupted; go on with the same command"
@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _stop_on_notice()
     try:
         command, rest = _command(arguments)
-        return _run(command, parse(command, rest))
+        with messages_to_console():
+            return _run(command, parse(command, rest))
     except UserError as error:
         if debug:
             traceback.print_exc()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import functools
 import inspect
+import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -30,8 +31,9 @@ from refusal_lightning.distributed.shutdown import (
 )
 from refusal_lightning.distributed.watchdog import PeerWatchdog
 from refusal_lightning.errors import UserError
-from refusal_lightning.io.console import say
 from refusal_lightning.io.versions import package_versions
+
+log = logging.getLogger(__name__)
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -57,7 +59,7 @@ def distributed_stage(stage: Callable[Arguments, Result]) -> Callable[Arguments,
                 return stage(*args, **kwargs)
         except SystemExit as end:
             if end.code == EXIT_TERMINATED:
-                say("stopped before the work was done, as asked; the same command continues")
+                log.info("stopped before the work was done, as asked; the same command continues")
             raise
 
     return run

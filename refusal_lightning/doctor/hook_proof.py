@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from refusal_lightning.io.console import is_main_process, say
+from refusal_lightning.io.console import is_main_process
 from refusal_lightning.io.serialization import digest, write_json
 from refusal_lightning.models import ChatModel
 
 if TYPE_CHECKING:
     import torch
+
+log = logging.getLogger(__name__)
 
 PROOF_VERSION = 2
 """Raised when the checks change: figures of another version are not shown beside a run's results."""
@@ -67,7 +70,7 @@ class HookProof:
         from refusal_lightning.doctor.guard import prove_hooks
 
         def tell(text: str) -> None:
-            say(f"{self._stage}: {text}")
+            log.info(f"{self._stage}: {text}")
 
         started = time.perf_counter()
         first, more = (
@@ -78,7 +81,7 @@ class HookProof:
         if is_main_process():
             write_json(self._path, found)
         each = ", ".join(f"{name} {entry['figure']:.1g}" for name, entry in found.items())
-        say(f"{self._stage}: hooks proved on two prompts in {seconds:.1f} s ({each})")
+        log.info(f"{self._stage}: hooks proved on two prompts in {seconds:.1f} s ({each})")
 
 
 def guard_prompts(harmful: Sequence[list[int]], harmless: Sequence[list[int]]) -> tuple[Kinds, Kinds]:

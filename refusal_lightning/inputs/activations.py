@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 
 from refusal_lightning.config import CacheConfig, StoreConfig
+from refusal_lightning.data.datasets import HARMTYPES
 from refusal_lightning.errors import UserError
-from refusal_lightning.io.console import say
+from refusal_lightning.inputs.prompts import (
+    PromptSet,
+    label_and_split,
+)
 from refusal_lightning.io.serialization import digest
 from refusal_lightning.io.versions import other_versions
 from refusal_lightning.models import ChatModel
-from refusal_lightning.store import ActivationStore, Encoding, Layout
-from refusal_lightning.store.backend.objects import open_backend
+from refusal_lightning.store import ActivationStore, Encoding, Layout, PromptRecord
+from refusal_lightning.store.backend.open import open_backend
+
+log = logging.getLogger(__name__)
 
 
 def store_url(model: ChatModel, store: StoreConfig, cache: CacheConfig) -> str:
@@ -27,8 +34,8 @@ def say_other_versions(store: ActivationStore) -> None:
     """
     segments = store.manifest.get("segments", [])
     if others := other_versions(segment.get("made_with", {}).get("packages", {}) for segment in segments):
-        say(
-            f"warning: {store.url} was made with {others}; if these round or read the model otherwise, its numbers and "
+        log.warning(
+            f"{store.url} was made with {others}; if these round or read the model otherwise, its numbers and "
             "this run's are not of one kind. Another store.root makes a new store"
         )
 
@@ -107,3 +114,23 @@ def require_candidates(model: ChatModel, cache: CacheConfig) -> None:
             f"cache.positions is {cache.positions}; candidates are made from the {model.n_positions} "
             "end-of-instruction tokens, so keep at least those"
         )
+
+
+def records_of(sets: Iterable[PromptSet], labels: Sequence[str] = HARMTYPES) -> list[PromptRecord]:
+    """One record per different prompt, shortest first, so that a shard's prompts are of similar length.
+
+    ``labels`` are the two kinds of prompts: a set that is named by one of them and a split has both in its records.
+    """
+    records: dict[str, PromptRecord] = {}
+    for prompts in sets:
+        label, split = label_and_split(prompts.name, labels)
+        for prompt, ids in zip(prompts.hashes, prompts.token_ids, strict=True):
+            if prompt not in records:
+                records[prompt] = PromptRecord(
+                    hash=prompt,
+                    n_tokens=len(ids),
+                    label=label,
+                    split=split,
+                    dataset=prompts.name,
+                )
+    return sorted(records.values(), key=lambda r: (r.n_tokens, r.hash))

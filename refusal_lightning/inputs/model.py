@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 
 from refusal_lightning.config import ModelConfig, TrainerConfig
-from refusal_lightning.io.console import say
 from refusal_lightning.models import ChatModel, load_chat_model
 from refusal_lightning.models.template import writes_date
+
+log = logging.getLogger(__name__)
 
 
 def open_model(config: ModelConfig, trainer: TrainerConfig | None = None) -> ChatModel:
@@ -19,14 +21,14 @@ def open_model(config: ModelConfig, trainer: TrainerConfig | None = None) -> Cha
     if trainer is not None and trainer.strategy == "device_map" and chat.device_map is None:
         chat.device_map = {"": "cpu"} if trainer.accelerator == "cpu" else "auto"
     if chat.thinks:
-        say(
-            f"warning: the prompts of {chat.alias} end in an open thought, so the first token is not the answer's and "
+        log.warning(
+            f"the prompts of {chat.alias} end in an open thought, so the first token is not the answer's and "
             "first-token scores say nothing about refusal. Close it with model.answer_prefix, such as "
             '"\\n</think>\\n\\n"'
         )
     if writes_date(chat.template, chat.tokenizer):
-        say(
-            f"warning: the chat template of {chat.alias} writes today's date into every prompt, so on another day "
+        log.warning(
+            f"the chat template of {chat.alias} writes today's date into every prompt, so on another day "
             "nothing that is stored fits and all is computed again; name a family, or fix the date by "
             "model.template_options"
         )

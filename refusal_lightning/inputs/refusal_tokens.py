@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from jaxtyping import Float
@@ -11,10 +12,11 @@ from refusal_lightning.directions.metrics.refusal_tokens import likelier_on_harm
 from refusal_lightning.errors import UserError
 from refusal_lightning.inputs.prompts import PromptSet
 from refusal_lightning.inputs.stored_logits import StoredLogits
-from refusal_lightning.io.console import say
 from refusal_lightning.models import ChatModel
 from refusal_lightning.models.thinking import opens_thought
 from refusal_lightning.store import ActivationStore
+
+log = logging.getLogger(__name__)
 
 _COVERED = 0.5
 """A model that refuses begins so with most of its probability."""
@@ -54,14 +56,14 @@ def settle_refusal_tokens(
     ]
     if found_here:
         shown = ", ".join(f"{row['text']!r} ({row['harmful']:.0%} against {row['harmless']:.1%})" for row in table)
-        say(
+        log.info(
             f"refusal tokens, found as likelier firsts on {harmful.name} than on {harmless.name}: {shown}; "
             "model.refusal_tokens overrides them"
         )
     covered = sum(row["harmful"] for row in table)
     if covered < _COVERED:
-        say(
-            f"warning: the refusal tokens have {covered:.0%} of the first-token probability on {harmful.name}: the "
+        log.warning(
+            f"the refusal tokens have {covered:.0%} of the first-token probability on {harmful.name}: the "
             "model refuses few of these prompts, or its refusals begin otherwise"
         )
     return table
@@ -72,8 +74,8 @@ def _say_thoughts(chat: ChatModel, probabilities: Float[Tensor, " vocab"]) -> No
     likeliest = int(probabilities.argmax())
     text = chat.tokenizer.decode([likeliest])
     if opens_thought(text):
-        say(
-            f"warning: {chat.alias} starts with {text!r} ({probabilities[likeliest]:.0%}): it thinks before it "
+        log.warning(
+            f"{chat.alias} starts with {text!r} ({probabilities[likeliest]:.0%}): it thinks before it "
             "answers, so first-token scores say nothing about refusal. Set model.answer_prefix to an empty thought, "
             'such as "<think>\\n\\n</think>\\n\\n"'
         )

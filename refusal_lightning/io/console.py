@@ -1,10 +1,13 @@
-"""What a stage tells the user: plain lines, once per run and not once per process."""
+"""Messages for the user, through ``logging``: the command line shows them as plain lines."""
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def is_main_process() -> bool:
@@ -20,7 +23,25 @@ def process_name() -> str:
     return f"process {torch.distributed.get_rank()} on {socket.gethostname()}"
 
 
-def say(text: str = "") -> None:
-    """Print a line for the user."""
-    if is_main_process():
-        print(text, flush=True)
+class ConsoleHandler(logging.Handler):
+    """Messages as plain lines on standard output, once per run and not once per process."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if is_main_process():
+            warning = "warning: " if record.levelno >= logging.WARNING else ""
+            print(f"{warning}{record.getMessage()}", flush=True)  # a closed pipe ends the program
+
+
+@contextmanager
+def messages_to_console() -> Iterator[None]:
+    """The package's messages go to the console, as the command line wants it. Elsewhere they go where logging says."""
+    log, handler = logging.getLogger("refusal_lightning"), ConsoleHandler()
+    before = log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.level, log.propagate = before

@@ -7,17 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from refusal_lightning.judges.sources.backoff import Limits
+from refusal_lightning.judges.sources.base_url import plain_url
 
 
 def _require(condition: bool, key: str, wanted: str, value: Any = ...) -> None:
     """Raise ValueError; the value is quoted only where it is given, since a key may stand there by mistake."""
     if not condition:
         raise ValueError(f"{key} is {'not ' if value is ... else repr(value) + '; it must be '}{wanted}")
-
-
-def plain_url(url: str | None) -> bool:
-    """Whether a base URL holds neither user nor query, in which keys could stand; None is one."""
-    return url is None or re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", url) is not None
 
 
 @dataclass(kw_only=True)

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 from refusal_lightning.config import CacheConfig, DataConfig, EvaluateConfig, PlanConfig, SelectConfig
 from refusal_lightning.data.tables import is_table
 from refusal_lightning.directions.selection.filters import Thresholds
+from refusal_lightning.inputs.activations import records_of
+from refusal_lightning.inputs.evaluation_sets import evaluation_sets
 from refusal_lightning.inputs.loss_texts import OWN_COMPLETIONS, loss_batches, read_loss_sets, text_source
 from refusal_lightning.inputs.prompts import drawn_sets, prompt_set, rows_of
 from refusal_lightning.models import ChatModel
 from refusal_lightning.models.tokens import length_batches
 from refusal_lightning.planning.arithmetic import Arithmetic
-from refusal_lightning.stages.cache.stage import records_of
-from refusal_lightning.stages.evaluate.stage import evaluation_sets
 
 Batches = list[tuple[int, int]]
 """Rows, and tokens of each with its padding."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from refusal_lightning.config import (
 )
 from refusal_lightning.inputs.activations import known_ratios, store_encoding, store_layout
 from refusal_lightning.inputs.model import open_model
-from refusal_lightning.io.console import say
 from refusal_lightning.io.files import writable_folder
 from refusal_lightning.io.serialization import write_json
 from refusal_lightning.planning.arithmetic import Arithmetic
@@ -26,6 +26,8 @@ from refusal_lightning.planning.estimates import PlacedModel, cache_plan, cached
 from refusal_lightning.planning.throughput import ASSUMED, Throughput, measured, stage_seconds
 from refusal_lightning.store.estimate import Estimate, estimate
 from refusal_lightning.store.format.chunking import plan_geometry
+
+log = logging.getLogger(__name__)
 
 
 def plan(
@@ -78,13 +80,13 @@ def plan(
     fits = min(needs, key=lambda need: (need.copies, -need.memory))
     copies = max(fits.copies, 1)
 
-    say(
+    log.info(
         f"{chat.alias}: {size.total:,} parameters ({size.per_token + size.head:,} at work on each new token), "
         f"{weights / 1e9:.2f} GB in {model.dtype}"
     )
-    say(_placement_line(fits.strategy, fits.memory, device, devices, trainer.num_nodes))
-    say()
-    say(f"{'at most':10}{'prompts':>10}{'tokens':>14}{'FLOPs':>12}{'time':>10}{'memory per device':>20}")
+    log.info(_placement_line(fits.strategy, fits.memory, device, devices, trainer.num_nodes))
+    log.info("")
+    log.info(f"{'at most':10}{'prompts':>10}{'tokens':>14}{'FLOPs':>12}{'time':>10}{'memory per device':>20}")
     speed = _speed(plan, placed)
     parts = devices if fits.strategy == "device_map" else 1
     rows: dict[str, dict[str, Any]] = {}
@@ -94,17 +96,17 @@ def plan(
         if name == "cache" and on_cpu:
             memory += SHARDS * shard_bytes
         rows[name] = {**asdict(stage), "seconds": seconds, "memory_per_device": memory}
-        say(
+        log.info(
             f"{name:10}{stage.prompts:>10,}{stage.tokens:>14,}{stage.flops:>12.2e}{_duration(seconds):>10}"
             f"{f'{memory / 1e9:.2f} GB':>20}"
         )
-    say(
+    log.info(
         f"times at {speed.tflops:.3g} TFLOP/s and {speed.gb_per_s:.3g} GB/s per device ({speed.source}; plan.tflops, "
         f"plan.gb_per_s), start-up included, with {copies} {'copy' if copies == 1 else 'copies'} of the model at work; "
         "`select` is usually done after a "
         "fraction of this, and answers end before evaluate.max_new_tokens"
     )
-    say(_store_line(disk, encoding.compression, bool(ratios)))
+    log.info(_store_line(disk, encoding.compression, bool(ratios)))
     if plan.out is not None:
         write_json(
             Path(plan.out),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.io.console import say
+
+log = logging.getLogger(__name__)
 
 BEAT = 10.0
 """Seconds between two signs of life of a holder."""
@@ -128,7 +130,7 @@ class _Lock:
     def _watch(self, found: bytes) -> Fate:
         """Look for signs of life, by this machine's clock alone: those of two machines may differ."""
         seen, since = _changed(self._path), time.monotonic()
-        say(f"waiting up to {LOST:.0f} s to see whether {_who(_parsed(found))} still works in {self._folder}")
+        log.info(f"waiting up to {LOST:.0f} s to see whether {_who(_parsed(found))} still works in {self._folder}")
         while time.monotonic() - since < LOST:
             time.sleep(min(1.0, LOST / 10))
             content = _read(self._path)

@@ -7,6 +7,7 @@ writes, it says what it is going to write and what else may stay (``make_room``)
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -16,10 +17,12 @@ from typing import Any
 
 from refusal_lightning.distributed.process_group import barrier
 from refusal_lightning.errors import UserError
-from refusal_lightning.io.console import is_main_process, say
+from refusal_lightning.io.console import is_main_process
 from refusal_lightning.io.serialization import digest, plain, write_json
 from refusal_lightning.models.fingerprint import file_digest
 from refusal_lightning.runs.folder import RunFolder
+
+log = logging.getLogger(__name__)
 
 MadeFrom = dict[str, Any]
 
@@ -134,7 +137,7 @@ def make_room(
             _set_aside(run, record, aside, f"{stage}: what is not known to be of this model, direction and settings")
             again = [f"`{gone}`" for gone in forget if gone in record]
             if again:
-                say(f"{stage}: the results of {', '.join(again)} were an earlier direction's; run it again")
+                log.info(f"{stage}: the results of {', '.join(again)} were an earlier direction's; run it again")
         for name in [name for name in files if not (run.path / name).is_file()]:
             del files[name]
         for gone in forget:
@@ -183,7 +186,7 @@ def _set_aside(run: RunFolder, record: Mapping[str, Any], paths: Collection[Path
         place = folder / path.relative_to(run.path)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(path, place)
-    say(f"{what} is now in {folder}: {in_short(run, paths)}")
+    log.info(f"{what} is now in {folder}: {in_short(run, paths)}")
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -13,7 +14,7 @@ from refusal_lightning.data.datasets import HARMTYPES
 from refusal_lightning.errors import UserError
 from refusal_lightning.inputs.model import open_model
 from refusal_lightning.inputs.prompts import draw
-from refusal_lightning.io.console import is_main_process, say
+from refusal_lightning.io.console import is_main_process
 from refusal_lightning.io.files import writable_folder
 from refusal_lightning.io.serialization import write_json
 from refusal_lightning.io.versions import package_versions
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from refusal_lightning.doctor import Finding
     from refusal_lightning.doctor.passes import Reading
+
+log = logging.getLogger(__name__)
 
 
 def doctor(model: ModelConfig, data: DataConfig, trainer: TrainerConfig, doctor: DoctorConfig) -> int:
@@ -48,11 +51,11 @@ def doctor(model: ModelConfig, data: DataConfig, trainer: TrainerConfig, doctor:
         f"{len(prompts)} {role if label == role else f'{label} (as {role})'}"
         for prompts, label, role in zip((harmful, harmless), data.labels, HARMTYPES, strict=True)
     ]
-    say(f"doctor: {model.name} in {chat.dtype} on {device}, {' and '.join(kinds)} prompts")
+    log.info(f"doctor: {model.name} in {chat.dtype} on {device}, {' and '.join(kinds)} prompts")
     findings = _examine(chat, device, harmful, harmless)
     seconds = time.perf_counter() - started
     n_failed, n_warned = (sum(f.verdict == verdict for f in findings) for verdict in ("fail", "warn"))
-    say(f"doctor: {len(findings)} checks, {n_failed} failed, {n_warned} warnings, {seconds:.0f} s")
+    log.info(f"doctor: {len(findings)} checks, {n_failed} failed, {n_warned} warnings, {seconds:.0f} s")
     if doctor.out is not None:
         report = {
             "model": model.name,
@@ -64,7 +67,7 @@ def doctor(model: ModelConfig, data: DataConfig, trainer: TrainerConfig, doctor:
             "findings": [asdict(f) for f in findings],
         }
         write_json(Path(doctor.out), report)
-        say(f"doctor: wrote {doctor.out}")
+        log.info(f"doctor: wrote {doctor.out}")
     return 1 if n_failed else 0
 
 
@@ -93,7 +96,7 @@ def _examine(
             broken.append(name)
             finding = Finding(name, "could not be checked", None, 0.0, "fail", advice)
         findings.append(finding)
-        say(finding.text())
+        log.info(finding.text())
 
     def in_chosen_dtype() -> tuple[list[Reading], int]:
         """Run all checks. Returns what is to be compared with float32, if anything, and the number of weights.
@@ -120,7 +123,7 @@ def _examine(
         there = "it is not known how much is" if free is None else f"{free / 1e9:.1f} GB are"
         advice = f"skipped: a copy in float32 takes about {needed / 1e9:.1f} GB, and {there} free"
         findings.append(Finding("precision", f"{chat.dtype} against float32", None, 0.0, "warn", advice))
-        say(findings[-1].text())
+        log.info(findings[-1].text())
         return findings
     material = CheckContext(replace(chat, dtype="float32"), device, harmful, harmless)
     for name, check in ROUNDING_CHECKS.items():

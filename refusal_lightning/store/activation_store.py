@@ -12,7 +12,8 @@ import numpy as np
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.store import moments, results
-from refusal_lightning.store.backend.objects import Backend, open_backend
+from refusal_lightning.store.backend.open import open_backend
+from refusal_lightning.store.backend.protocol import Backend
 from refusal_lightning.store.errors import StoreError
 from refusal_lightning.store.estimate import Estimate, estimate
 from refusal_lightning.store.format import coordinates, format1, log, row_files
@@ -22,11 +23,11 @@ from refusal_lightning.store.format.log import Logged
 from refusal_lightning.store.format.manifest import Manifest, plain_json, refuse_other
 from refusal_lightning.store.format.rows import RowTable
 from refusal_lightning.store.format.shard_file import BINDING_BYTES, as_groups, check_shape, encode, shard_key
-from refusal_lightning.store.format.shards import complete_shards, fitting, shard_sizes, sources
 from refusal_lightning.store.lazy import LazyArray
 from refusal_lightning.store.opening import current
 from refusal_lightning.store.prompts import Prompts
 from refusal_lightning.store.reading import Source, read_rows
+from refusal_lightning.store.shards import complete_shards, fitting, shard_sizes, sources
 
 SEEN_SECONDS = 60.0
 """After so long what one node has planned is seen by every other: NFS may show a folder as it was."""

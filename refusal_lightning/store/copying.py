@@ -15,14 +15,15 @@ from typing import Any
 from refusal_lightning.errors import UserError
 from refusal_lightning.store import results
 from refusal_lightning.store.activation_store import refuse_foreign
-from refusal_lightning.store.backend.objects import Backend, open_backend
+from refusal_lightning.store.backend.open import open_backend
+from refusal_lightning.store.backend.protocol import Backend
 from refusal_lightning.store.errors import StoreError
 from refusal_lightning.store.format import log, row_files
 from refusal_lightning.store.format.log import Logged
 from refusal_lightning.store.format.manifest import Manifest, differences
 from refusal_lightning.store.format.shard_file import shard_key
-from refusal_lightning.store.format.shards import fitting, shard_sizes, sources
 from refusal_lightning.store.opening import current
+from refusal_lightning.store.shards import fitting, shard_sizes, sources
 
 _PIECE = 8 << 20
 """Bytes read and written at a time."""

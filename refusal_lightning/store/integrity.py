@@ -10,15 +10,16 @@ from typing import Any
 
 from refusal_lightning.store import results
 from refusal_lightning.store.activation_store import ActivationStore
-from refusal_lightning.store.backend.objects import Backend, open_backend
+from refusal_lightning.store.backend.open import open_backend
+from refusal_lightning.store.backend.protocol import Backend
 from refusal_lightning.store.backend.threads import map_unordered, thread_count
 from refusal_lightning.store.errors import StoreError
 from refusal_lightning.store.format import format1, log, row_files
 from refusal_lightning.store.format.log import Logged
 from refusal_lightning.store.format.shard_file import Scratch, shard_key, shard_number
-from refusal_lightning.store.format.shards import sources
 from refusal_lightning.store.reading import Source, open_shard
 from refusal_lightning.store.recovery import Recovered, recover
+from refusal_lightning.store.shards import sources
 
 
 @dataclass(frozen=True)

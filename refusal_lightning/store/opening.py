@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.store.backend.objects import Backend
+from refusal_lightning.store.backend.protocol import Backend
 from refusal_lightning.store.errors import StoreError
 from refusal_lightning.store.format import format1, log
 from refusal_lightning.store.format.log import Logged

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from refusal_lightning.store.backend.objects import Backend
+from refusal_lightning.store.backend.protocol import Backend
 from refusal_lightning.store.backend.threads import map_unordered, slices, thread_count
 from refusal_lightning.store.errors import StoreError
 from refusal_lightning.store.format import bfloat16

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.store.backend.objects import Backend
+from refusal_lightning.store.backend.protocol import Backend
 from refusal_lightning.store.errors import StoreError
 from refusal_lightning.store.format.coordinates import encoded, metadata, read_whole
 from refusal_lightning.store.format.manifest import digest_of

@@ -11,7 +11,7 @@ from refusal_lightning.config import StoreConfig, TrainerConfig
 from refusal_lightning.distributed.trainer import build_trainer
 from refusal_lightning.errors import UserError
 from refusal_lightning.models import load_chat_model
-from refusal_lightning.store.backend.objects import open_backend
+from refusal_lightning.store.backend.open import open_backend
 
 ARGUMENTS = [name for name in inspect.signature(L.Trainer.__init__).parameters if name != "self"]
 HARMLESS = {

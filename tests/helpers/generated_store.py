@@ -83,11 +83,11 @@ def prepare(vocabulary: int, d_model: int, count: int) -> tuple[Any, dict[str, A
     """The store and the prompts kept, by what comes before the first pass of `select`: refusal tokens, the filter,
     bounds of the KL score."""
     from refusal_lightning.config import SelectConfig
+    from refusal_lightning.inputs.prompt_filter import filter_prompts
     from refusal_lightning.inputs.prompts import PromptSet
     from refusal_lightning.inputs.refusal_tokens import settle_refusal_tokens
     from refusal_lightning.inputs.stored_logits import StoredLogits
     from refusal_lightning.stages.select.scoring import score_bounds
-    from refusal_lightning.stages.select.stage import filter_prompts
 
     sets = {name: PromptSet(name, hashes, [[1]] * len(hashes), hashes) for name, hashes in names(count).items()}
     store: Any = GeneratedStore([h for s in sets.values() for h in s.hashes], 2, 2, d_model, vocabulary)
@@ -109,8 +109,8 @@ def estimate(store: Any, kept: dict[str, Any]) -> None:
     from refusal_lightning.directions.estimators.registry import ESTIMATORS
     from refusal_lightning.directions.selection.filters import Thresholds
     from refusal_lightning.directions.selection.uncertainty import PromptScores, uncertainty
+    from refusal_lightning.inputs.candidates import estimated_directions
     from refusal_lightning.stages.analyze.registry import ANALYSES, AnalysisInputs
-    from refusal_lightning.stages.select.stage import estimated_directions
 
     for name in ESTIMATORS:
         directions = estimated_directions(name, store, kept, 2, DataConfig())

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from refusal_lightning.store import ActivationStore, Encoding, Layout, PromptRecord, Shard
-from refusal_lightning.store.backend.objects import LocalBackend
+from refusal_lightning.store.backend.local import LocalBackend
 from refusal_lightning.store.format import format1, row_files
 from refusal_lightning.store.format.layout import LOGITS
 from refusal_lightning.store.format.log import Logged

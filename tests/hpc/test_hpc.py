@@ -31,7 +31,7 @@ fill(store)
 
 @pytest.fixture(autouse=True)
 def made_up_stores(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "tests" / "store")
+    monkeypatch.syspath_prepend(ROOT / "tests" / "helpers")
 
 
 class Job:

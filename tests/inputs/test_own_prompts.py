@@ -11,9 +11,10 @@ import pytest
 from refusal_lightning.cli import main
 from refusal_lightning.config import DataConfig, EvaluateConfig, SetConfig
 from refusal_lightning.errors import UserError
+from refusal_lightning.inputs.evaluation_sets import evaluation_sets
 from refusal_lightning.inputs.prompts import PromptSet, draw, far_longer, plain_name, repeated, rows_of
 from refusal_lightning.models import load_chat_model
-from refusal_lightning.stages.evaluate.stage import _counts, evaluation_sets
+from refusal_lightning.stages.evaluate.stage import _counts
 from refusal_lightning.store import ActivationStore
 from runs import write_config, write_data
 

@@ -165,7 +165,7 @@ def test_select_says_what_it_needs(run, capsys, changed, says):
 
 def test_no_room(run, capsys, monkeypatch, tmp_path):
     """Refused before the model is loaded; the store still opens, and a later run with room fills it."""
-    from refusal_lightning.store.backend.objects import LocalBackend
+    from refusal_lightning.store.backend.local import LocalBackend
 
     store, config = run("one")
     monkeypatch.setattr(LocalBackend, "free_bytes", lambda self: 10_000)
@@ -180,7 +180,7 @@ def test_no_room(run, capsys, monkeypatch, tmp_path):
 
 def test_a_disk_that_fills_up(small_disk, tiny_llama_folder, data, capsys, monkeypatch):
     """One line and exit 1; what was complete stays, and with more room the next start does the rest."""
-    from refusal_lightning.store.backend.objects import LocalBackend
+    from refusal_lightning.store.backend.local import LocalBackend
 
     sizes = {"n_train": 6, "n_val": 2}
     (small_disk / "rest").write_bytes(bytes(2_700_000))

@@ -13,7 +13,7 @@ import pytest
 from refusal_lightning.cli import main
 from refusal_lightning.distributed import process_group
 from refusal_lightning.errors import UserError
-from refusal_lightning.store.backend.objects import LocalBackend
+from refusal_lightning.store.backend.local import LocalBackend
 from runs import write_config, write_data
 
 

@@ -14,7 +14,7 @@ from stores import LAYOUT, RAGGED, check, fill, filled, hashes, make, plan_in_fo
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.store import ActivationStore, StoreError, repair, verify
-from refusal_lightning.store.backend.objects import LocalBackend
+from refusal_lightning.store.backend.local import LocalBackend
 from refusal_lightning.store.format import log
 
 ALL = range(16)

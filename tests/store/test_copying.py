@@ -13,7 +13,7 @@ from stores import RAGGED, check, fill, filled, hashes, make, plan_in_format_1, 
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.store import ActivationStore, integrity
-from refusal_lightning.store.backend.objects import LocalBackend
+from refusal_lightning.store.backend.local import LocalBackend
 from refusal_lightning.store.copying import copy
 
 

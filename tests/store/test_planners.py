@@ -19,8 +19,9 @@ from stores import LAYOUT, check, fill, filled, hashes, make, record, records, s
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.store import ActivationStore, Layout, StoreError, activation_store, repair, verify
-from refusal_lightning.store.backend import objects
-from refusal_lightning.store.backend.objects import LocalBackend, open_backend
+from refusal_lightning.store.backend import local
+from refusal_lightning.store.backend.local import LocalBackend
+from refusal_lightning.store.backend.open import open_backend
 from refusal_lightning.store.format import log
 
 SMALL = Layout(("resid_pre",), (0,), (-1,), d_model=4)
@@ -227,7 +228,7 @@ def test_without_hard_links(code, tmp_path, monkeypatch):
 def test_no_half_entry_is_left_where_files_cannot_be_linked(tmp_path, monkeypatch):
     """As on a full disk: half an entry could not be read, and nothing could be planned behind it."""
     store = filled(tmp_path / "s", range(5))
-    write_new = objects._write_new
+    write_new = local._write_new
 
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, "no links here")
@@ -238,7 +239,7 @@ def test_no_half_entry_is_left_where_files_cannot_be_linked(tmp_path, monkeypatc
             raise OSError(errno.ENOSPC, "full")
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
-    monkeypatch.setattr(objects, "_write_new", half)
+    monkeypatch.setattr(local, "_write_new", half)
     with pytest.raises(StoreError, match="full"):
         store.add_prompts(records(range(9)))
     monkeypatch.undo()

@@ -11,7 +11,7 @@ from stores import LAYOUT, RAGGED, check, fill, hashes, make, record, records
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.store import ActivationStore, StoreError, export, info, repair, verify
-from refusal_lightning.store.backend.objects import open_backend
+from refusal_lightning.store.backend.open import open_backend
 
 
 @pytest.fixture(params=["memory", "s3"])

@@ -9,7 +9,7 @@ import pytest
 from stores import filled, make
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.store.backend.objects import LocalBackend
+from refusal_lightning.store.backend.local import LocalBackend
 
 
 def test_bit_for_bit(tmp_path):

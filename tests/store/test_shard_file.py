@@ -9,7 +9,7 @@ from stores import rounded
 from zarr.storage import MemoryStore
 
 from refusal_lightning.store import Encoding, Layout, StoreError
-from refusal_lightning.store.backend.objects import LocalBackend
+from refusal_lightning.store.backend.local import LocalBackend
 from refusal_lightning.store.format.chunking import ArraySpec, Geometry, array_specs
 from refusal_lightning.store.format.metadata import create_zarr_array
 from refusal_lightning.store.format.shard_file import BINDING_BYTES, Binding, bound_to, encode, shard_key, shard_number

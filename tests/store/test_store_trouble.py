@@ -16,7 +16,7 @@ from stores import IDENTITY, LAYOUT, check, data_files, fill, filled, hashes, ma
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.store import ActivationStore, Encoding, Layout, StoreError, verify
-from refusal_lightning.store.backend.objects import LocalBackend
+from refusal_lightning.store.backend.local import LocalBackend
 
 
 def test_a_full_disk(small_disk):

@@ -14,9 +14,9 @@ import httpx
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.io.files import whole_characters
-from refusal_lightning.judges.config import plain_url
 from refusal_lightning.judges.model_judge import Message
 from refusal_lightning.judges.sources.backoff import Limits, retry_after
+from refusal_lightning.judges.sources.base_url import plain_url
 
 Kind = Literal["busy", "passing", "garbled", "refused", "forbidden", "fatal"]
 """busy: every request must wait; passing: worth another try; garbled: no proper reply (a few tries); refused: this

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -21,17 +22,20 @@ from refusal_lightning.config import (
 )
 from refusal_lightning.errors import UserError
 from refusal_lightning.inputs.activations import open_store_with, require_candidates
+from refusal_lightning.inputs.candidates import estimated_directions
 from refusal_lightning.inputs.model import open_model
+from refusal_lightning.inputs.prompt_filter import filter_prompts
 from refusal_lightning.inputs.prompts import Filtered, datasets_of, drawn_sets
 from refusal_lightning.inputs.refusal_tokens import settle_refusal_tokens
-from refusal_lightning.io.console import is_main_process, say
+from refusal_lightning.io.console import is_main_process
 from refusal_lightning.io.files import write_bytes
 from refusal_lightning.io.serialization import digest, write_json, write_table
 from refusal_lightning.models import ChatModel
 from refusal_lightning.runs.folder import RunFolder, direction_digest
 from refusal_lightning.runs.made_from import MadeFrom, make_room, working
 from refusal_lightning.stages.analyze.registry import ANALYSES, Analysis, AnalysisInputs
-from refusal_lightning.stages.select.stage import estimated_directions, filter_prompts
+
+log = logging.getLogger(__name__)
 
 
 def analyze(
@@ -80,7 +84,7 @@ def analyze(
         )
         made_from = _made_from(chat, opened.url, estimator, kept, selected, analyze)
         if "stability" in analyze.analyses and estimator not in ("mean_difference", "unit_mean_difference"):
-            say(f"analyze: stability is that of the mean difference, whatever the estimator ({estimator})")
+            log.info(f"analyze: stability is that of the mean difference, whatever the estimator ({estimator})")
         _analyse(run, analyze.analyses, material, made_from)
         entry = {"config": {"analyze": asdict(analyze)}, "model": chat.identity, "direction": made_from["direction"]}
         run.record_stage("analyze", entry, seconds=time.perf_counter() - started)
@@ -125,7 +129,7 @@ def _analyse(run: RunFolder, names: Sequence[str], material: AnalysisInputs, mad
     make_room(run, "analyze", files, lambda _, other: common.items() <= other.items())
     for name in names:
         found = ANALYSES[name](material)
-        say(f"{name}: {found.headline}")
+        log.info(f"{name}: {found.headline}")
         _write(run, name, found, made_from | extra[name])
 
 
@@ -160,4 +164,4 @@ def _write(run: RunFolder, name: str, found: Analysis, made_from: Mapping[str, o
         np.savez(buffer, **found.arrays)  # type: ignore[arg-type]
         write_bytes(run.analysis(name, "npz"), buffer.getvalue())
     write_json(run.analysis(name, "json"), {"headline": found.headline, "made_from": made_from, "rows": found.rows})
-    say(f"{name}: wrote {run.analysis(name, 'csv')}, .json and .png" + (" and .npz" if found.arrays else ""))
+    log.info(f"{name}: wrote {run.analysis(name, 'csv')}, .json and .png" + (" and .npz" if found.arrays else ""))

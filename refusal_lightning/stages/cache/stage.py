@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from refusal_lightning.config import CacheConfig, DataConfig, ModelConfig, StoreConfig, TrainerConfig
-from refusal_lightning.data.datasets import HARMTYPES
 from refusal_lightning.distributed.launch import distributed_stage
 from refusal_lightning.distributed.predict import PredictLoop, run_loop
 from refusal_lightning.distributed.process_group import require_same_on_all_ranks, require_shared_folder
 from refusal_lightning.errors import UserError
 from refusal_lightning.inputs.activations import (
     position_tokens,
+    records_of,
     say_other_versions,
     store_encoding,
     store_layout,
@@ -27,17 +28,17 @@ from refusal_lightning.inputs.prompts import (
     drawn_sets,
     far_longer,
     is_at_hand,
-    label_and_split,
     prompt_set,
     repeated,
     rows_of,
 )
-from refusal_lightning.io.console import say
 from refusal_lightning.io.serialization import digest
 from refusal_lightning.io.versions import package_versions
 from refusal_lightning.models import ChatModel
 from refusal_lightning.models.tokens import left_pad, length_batches
 from refusal_lightning.store import ActivationStore, Layout, PromptRecord, Shard
+
+log = logging.getLogger(__name__)
 
 
 @distributed_stage
@@ -49,11 +50,11 @@ def cache(model: ModelConfig, data: DataConfig, store: StoreConfig, trainer: Tra
     chat = open_model(model, trainer)
     sets = drawn_sets(chat, data)
     for line in [*repeated(sets), *_test_prompts_drawn(data, cache, sets)]:
-        say(f"warning: {line}")
+        log.warning(line)
     for name in cache.datasets:
         sets[name] = prompt_set(name, [row["instruction"] for row in rows_of(name, data)], chat)
     for line in far_longer(sets.values()):
-        say(f"warning: {line}")
+        log.warning(line)
     tokens = IdsByHash(sets.values())
     require_same_on_all_ranks({"model": digest(chat.identity), "prompts": digest(list(tokens))})
     url = store_url(chat, store, cache)
@@ -78,16 +79,16 @@ def cache(model: ModelConfig, data: DataConfig, store: StoreConfig, trainer: Tra
     say_other_versions(opened)
     lacking = opened.lacking(list(tokens))
     if not lacking:
-        say(f"cache: nothing to do, all {len(tokens)} prompts are in {url}")
+        log.info(f"cache: nothing to do, all {len(tokens)} prompts are in {url}")
         return
     needed = opened.estimate_for(records)
-    say(
+    log.info(
         f"cache: {len(lacking)} of {len(tokens)} prompts to run, about {needed.likely_bytes / 1e6:,.0f} MB (at most "
         f"{needed.bytes / 1e6:,.0f} MB) in {needed.files} files, to {url}"
     )
     most = opened.longest_prompt
     if most is not None and (chat.context is None or most < chat.context):
-        say(f"cache: prompts of up to {most} tokens fit this store; longer ones take one of larger store.shard_mb")
+        log.info(f"cache: prompts of up to {most} tokens fit this store; longer ones take one of larger store.shard_mb")
     opened.check_space(needed)
     made_with = {
         "model": model.name,
@@ -97,7 +98,7 @@ def cache(model: ModelConfig, data: DataConfig, store: StoreConfig, trainer: Tra
     started = time.perf_counter()
     fill(opened, chat, trainer, cache.batch_size, records, tokens, made_with)
     seconds = time.perf_counter() - started
-    say(f"cache: done, {len(lacking)} prompts in {seconds:.0f} s ({len(lacking) / seconds:.1f} prompts/s)")
+    log.info(f"cache: done, {len(lacking)} prompts in {seconds:.0f} s ({len(lacking) / seconds:.1f} prompts/s)")
 
 
 def _is_complete(url: str, store: StoreConfig, hashes: Sequence[str]) -> bool:
@@ -123,7 +124,7 @@ def _tell_of_old_names(store: ActivationStore, records: Sequence[PromptRecord]) 
     columns = zip(known.hash, known.label, known.split, known.dataset, strict=True)
     other = sum(1 for h, *names in columns if h in now and now[h] != tuple(names))
     if other:
-        say(
+        log.info(
             f"cache: {other} prompts are in the store under the label or set that they were first cached with, and "
             "have another in this configuration; the stages go by the configuration, `store export` and the Python API "
             "by the store"
@@ -139,26 +140,6 @@ def _refuse_short_prompts(layout: Layout, tokens: Mapping[str, Sequence[int]]) -
             f"cache.positions is {len(layout.positions)} and the shortest prompt has {shortest} tokens; choose at most "
             "that many, or `all`"
         )
-
-
-def records_of(sets: Iterable[PromptSet], labels: Sequence[str] = HARMTYPES) -> list[PromptRecord]:
-    """One record per different prompt, shortest first, so that a shard's prompts are of similar length.
-
-    ``labels`` are the two kinds of prompts: a set that is named by one of them and a split has both in its records.
-    """
-    records: dict[str, PromptRecord] = {}
-    for prompts in sets:
-        label, split = label_and_split(prompts.name, labels)
-        for prompt, ids in zip(prompts.hashes, prompts.token_ids, strict=True):
-            if prompt not in records:
-                records[prompt] = PromptRecord(
-                    hash=prompt,
-                    n_tokens=len(ids),
-                    label=label,
-                    split=split,
-                    dataset=prompts.name,
-                )
-    return sorted(records.values(), key=lambda r: (r.n_tokens, r.hash))
 
 
 def fill(

@@ -18,7 +18,7 @@ from refusal_lightning.doctor.hook_proof import HookProof
 from refusal_lightning.errors import UserError
 from refusal_lightning.inputs.model import open_model
 from refusal_lightning.interventions import Intervention, intervene
-from refusal_lightning.io.console import say
+from refusal_lightning.interventions.registry import KeyedIntervention, build_intervention
 from refusal_lightning.io.serialization import digest, write_json
 from refusal_lightning.models import ChatModel
 from refusal_lightning.models.engines.native import HookedModel
@@ -26,7 +26,8 @@ from refusal_lightning.models.fingerprint import file_digest
 from refusal_lightning.runs.folder import RunFolder, direction_digest
 from refusal_lightning.runs.made_from import MadeFrom, in_short, kept_aside, make_room, working
 from refusal_lightning.stages.capability.own_tasks import alone, refuse_functions
-from refusal_lightning.stages.evaluate.stage import Planned, plan
+
+log = logging.getLogger(__name__)
 
 CAPABILITY_VERSION = 2
 """Raised when what the harness is given changes: scores of another version are not used. 2: one generation
@@ -49,7 +50,7 @@ def capability(model: ModelConfig, trainer: TrainerConfig, runs: RunsConfig, cap
     bound_to = direction_digest(direction, position, layer)
     proof = HookProof("capability", chat, run.path / ".journal", ["harness"])
     with working(run, "capability", chat.identity, model.name, direction=bound_to):
-        plans = {name: plan(name, direction, layer, "harmful") for name in capability.interventions}
+        plans = {name: build_intervention(name, direction, layer, "harmful") for name in capability.interventions}
         files = _files(run, chat, plans, bound_to, capability)
         kept = {name: _kept(run, name, files[_path(run, name)]["key"]) for name in plans}
         _make_room(run, files, bound_to)
@@ -60,13 +61,13 @@ def capability(model: ModelConfig, trainer: TrainerConfig, runs: RunsConfig, cap
             if scores is None:
                 from refusal_lightning.distributed.trainer import main_device
 
-                say(f"capability: {', '.join(capability.tasks)} under {name}")
+                log.info(f"capability: {', '.join(capability.tasks)} under {name}")
                 decoder = chat.decoder(main_device(trainer))
                 scores = run_tasks(decoder, chat, planned.intervention, capability, task_manager)
             found[name] = {**scores, "key": made_from["key"], "made_from": made_from}
             write_json(_path(run, name), found[name])
         if None not in kept.values():
-            say("capability: nothing to compute, all scores are there")
+            log.info("capability: nothing to compute, all scores are there")
         entry = {
             "config": {"model": asdict(model), "capability": asdict(capability)},
             "model": chat.identity,
@@ -76,8 +77,8 @@ def capability(model: ModelConfig, trainer: TrainerConfig, runs: RunsConfig, cap
             "hooks_proved": proof.figures(),
         }
         run.record_stage("capability", entry, seconds=time.perf_counter() - started)
-    say(_table(found))
-    say(f"capability: wrote {run.path / 'capability'}")
+    log.info(_table(found))
+    log.info(f"capability: wrote {run.path / 'capability'}")
 
 
 def _path(run: RunFolder, intervention: str) -> Path:
@@ -85,7 +86,7 @@ def _path(run: RunFolder, intervention: str) -> Path:
 
 
 def _files(
-    run: RunFolder, chat: ChatModel, plans: dict[Any, Planned], bound_to: str, config: CapabilityConfig
+    run: RunFolder, chat: ChatModel, plans: dict[Any, KeyedIntervention], bound_to: str, config: CapabilityConfig
 ) -> dict[Path, MadeFrom]:
     """The files that will be written, with what they are made from."""
     no_matter = ("interventions", "batch_size", "trust_task_code")
@@ -115,7 +116,7 @@ def _make_room(run: RunFolder, files: dict[Path, MadeFrom], bound_to: str) -> No
 
     beside = make_room(run, "capability", files, stays)
     if beside:
-        say(
+        log.info(
             f"capability: {in_short(run, beside)} of earlier runs stay in {run.path}, being of the same direction and "
             "settings; they are not in the table"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,12 +16,14 @@ from refusal_lightning.distributed.journal import Journal, Record
 from refusal_lightning.distributed.predict import PredictLoop, run_journaled
 from refusal_lightning.inputs.prompts import PromptSet
 from refusal_lightning.interventions import Intervention
-from refusal_lightning.io.console import is_main_process, say
+from refusal_lightning.io.console import is_main_process
 from refusal_lightning.io.serialization import digest, write_json
 from refusal_lightning.models import ChatModel
 
 if TYPE_CHECKING:
     from refusal_lightning.inference.sampling import Sampling
+
+log = logging.getLogger(__name__)
 
 ANSWER_VERSION = 2
 """Raised when what is decoded changes: answers of another version are not used. 2: no shared beginning where padding
@@ -75,11 +78,13 @@ def generate_answers(
         at_work = [tasks[number] for number in sorted({task for unit in pending for task, _ in unit})]
         names = dict.fromkeys(task.prompts.name for task in at_work)
         acting = dict.fromkeys(task.intervention.name for task in at_work)
-        say(f"evaluate: {count} answers to {', '.join(names)} under {', '.join(acting)}")
+        log.info(f"evaluate: {count} answers to {', '.join(names)} under {', '.join(acting)}")
         room = math.inf if chat.context is None else chat.context - max_new_tokens
         full = sum(rows[row] > room for unit in pending for row in unit)
         if full:
-            say(f"evaluate: {full} of them end at the model's context of {chat.context} tokens, if they get so far")
+            log.info(
+                f"evaluate: {full} of them end at the model's context of {chat.context} tokens, if they get so far"
+            )
         answers = _read(_predict(chat, trainer, tasks, journal, pending, max_new_tokens, batch_size, sampling))
     return [[answers[task.key, i] for i in range(len(task.prompts))] for task in tasks], count
 
@@ -147,6 +152,6 @@ def _predict(
             yield {"task": tasks[task].key, "prompt": prompt, "response": text, "n_tokens": n_tokens}
 
     module = GenerationModule(
-        chat, [task.intervention for task in tasks], max_new_tokens, batch_size, sampling, tell=say
+        chat, [task.intervention for task in tasks], max_new_tokens, batch_size, sampling, tell=log.info
     )
     return run_journaled(trainer, PredictLoop(module, lambda: pending, make=batch), journal, records)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
@@ -13,7 +14,6 @@ from refusal_lightning.config import TrainerConfig
 from refusal_lightning.distributed.journal import Journal, Record
 from refusal_lightning.distributed.predict import PredictLoop, run_journaled
 from refusal_lightning.errors import UserError
-from refusal_lightning.io.console import say
 from refusal_lightning.io.network import cut_off
 from refusal_lightning.io.serialization import digest
 from refusal_lightning.judges import Judge, JudgeSettings
@@ -28,6 +28,8 @@ from refusal_lightning.models.tokens import left_pad, length_batches
 
 if TYPE_CHECKING:
     import torch
+
+log = logging.getLogger(__name__)
 
 
 def judge(config: JudgeConfig) -> None:
@@ -138,7 +140,7 @@ def load_judge(
     spread = trainer.strategy == "device_map" and device.type == "cuda"
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    say(f"judge: loading {name} in {settings.local_dtype} on {device}")
+    log.info(f"judge: loading {name} in {settings.local_dtype} on {device}")
     disable_progress_bar()
     commit = None if Path(name).is_dir() else judge_version(name)
     try:

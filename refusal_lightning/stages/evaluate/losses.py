@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,9 +15,10 @@ from refusal_lightning.distributed.journal import Journal, Record
 from refusal_lightning.distributed.predict import PredictLoop, run_journaled
 from refusal_lightning.inputs.loss_texts import ScoredText, loss_batches
 from refusal_lightning.interventions import Intervention
-from refusal_lightning.io.console import say
 from refusal_lightning.models import ChatModel
 from refusal_lightning.models.tokens import left_pad
+
+log = logging.getLogger(__name__)
 
 LOSS_VERSION = 1
 """Raised when the definition of a text's loss changes: losses of another version are not used."""
@@ -39,7 +41,7 @@ def text_losses(
     batches = loss_batches([(len(text.ids), text.first) for text in texts], batch_size)
     pending = [batch for batch in batches if any(i not in sums for i in batch)]
     if pending:
-        say(f"evaluate: loss of {sum(map(len, pending))} texts under {intervention.name}")
+        log.info(f"evaluate: loss of {sum(map(len, pending))} texts under {intervention.name}")
         sums = _read(_predict(chat, trainer, intervention, texts, journal, pending))
     scored = {i for batch in batches for i in batch}
     return [sums[i] if i in scored else (0.0, 0) for i in range(len(texts))], sum(len(batch) for batch in pending)

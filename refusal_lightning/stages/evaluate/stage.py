@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,22 +22,15 @@ from refusal_lightning.data.datasets import HARMTYPES
 from refusal_lightning.distributed.launch import distributed_stage
 from refusal_lightning.distributed.process_group import require_same_on_all_ranks, require_shared_folder
 from refusal_lightning.doctor.hook_proof import HookProof
-from refusal_lightning.errors import UserError
 from refusal_lightning.inference.sampling import Sampling
+from refusal_lightning.inputs.evaluation_sets import EvaluationSet, evaluation_sets
 from refusal_lightning.inputs.loss_texts import OWN_COMPLETIONS, ScoredText, own_completions, read_loss_sets
 from refusal_lightning.inputs.model import open_model
 from refusal_lightning.inputs.prompts import (
-    PromptSet,
-    also_drawn,
-    draw,
-    drawn_by_name,
     far_longer,
-    plain_name,
-    prompt_set,
-    rows_of,
 )
-from refusal_lightning.interventions import BASELINE, Intervention, ablation, addition
-from refusal_lightning.io.console import is_main_process, say
+from refusal_lightning.interventions.registry import build_intervention
+from refusal_lightning.io.console import is_main_process
 from refusal_lightning.io.files import write_text
 from refusal_lightning.io.serialization import digest, write_json
 from refusal_lightning.judges import Judge, JudgeSettings, judges_by_name
@@ -52,22 +46,7 @@ from refusal_lightning.stages.evaluate.completions import ANSWER_VERSION, Comple
 from refusal_lightning.stages.evaluate.judging import ask_in_all_processes, local_loader
 from refusal_lightning.stages.evaluate.losses import LOSS_VERSION, loss_entry, text_losses
 
-
-@dataclass(frozen=True)
-class EvaluationSet:
-    """Prompts to answer, with the instructions' categories; ``kind`` is harmful or harmless."""
-
-    kind: str
-    prompts: PromptSet
-    categories: list[str | None]
-
-
-@dataclass(frozen=True)
-class Planned:
-    """An intervention as run on one kind of prompts, and a description that its results' keys are made of."""
-
-    intervention: Intervention
-    depends_on: list[Any]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -135,9 +114,9 @@ def evaluate(
             "texts": digest(loss_sets),
         }
     )
-    say(_counts(sets, evaluate.n_test))
+    log.info(_counts(sets, evaluate.n_test))
     for line in far_longer(item.prompts for item in sets):
-        say(f"warning: {line}")
+        log.warning(line)
     of_kind = ([ids for item in sets if item.kind == kind for ids in item.prompts.token_ids] for kind in HARMTYPES)
     proof = HookProof("evaluate", chat, run.path / ".journal", ["answers"], *of_kind)
     inputs = Inputs(chat, run, direction, position, layer, sets, proof, evaluate, trainer)
@@ -169,7 +148,7 @@ def _measure(inputs: Inputs, loss_sets: dict[str, list[ScoredText]]) -> Measured
     tasks: dict[tuple[str, str], CompletionTask] = {}
     for item in inputs.sets:
         for name in config.interventions:
-            planned = plan(name, inputs.direction, inputs.layer, item.kind)
+            planned = build_intervention(name, inputs.direction, inputs.layer, item.kind)
             depends_on = [ANSWER_VERSION, chat.identity, planned.depends_on, chat.stop_ids, config.max_new_tokens]
             if sampling is not None:
                 depends_on.append(asdict(sampling))
@@ -196,14 +175,14 @@ def _measure(inputs: Inputs, loss_sets: dict[str, list[ScoredText]]) -> Measured
     losses: dict[str, dict[str, Any]] = {}
     for dataset, texts in loss_sets.items():
         for name in config.interventions:
-            planned = plan(name, inputs.direction, inputs.layer, "harmful")
+            planned = build_intervention(name, inputs.direction, inputs.layer, "harmful")
             key = digest([LOSS_VERSION, chat.identity, planned.depends_on, texts])
             journal = run.journal(f"loss-{dataset}-{name}", key)
             sums, new = text_losses(chat, inputs.trainer, planned.intervention, texts, journal, config.loss_batch_size)
             computed += new
             losses.setdefault(name, {})[dataset] = loss_entry(sums, config.loss_mask)
     if not computed:
-        say("evaluate: nothing to compute, all answers and losses are there")
+        log.info("evaluate: nothing to compute, all answers and losses are there")
     keys = {place: task.key for place, task in tasks.items()}
     return Measured(keys, answers, losses, {dataset: digest(texts) for dataset, texts in loss_sets.items()})
 
@@ -270,7 +249,7 @@ def _write(
 
     beside = make_room(run, "evaluate", files, stays)
     if beside:
-        say(
+        log.info(
             f"evaluate: {in_short(run, beside)} of earlier runs stay in {run.path}, being of the same direction and "
             "settings; they are not in the table"
         )
@@ -320,43 +299,9 @@ def _tell(run: RunFolder) -> None:
     summary = read_summary(run.path)
     write_text(run.report, render_report(summary, run.path))
     run.bind(run.report)
-    say()
-    say(terminal_table(summary, run.path))
-    say(f"report:   {run.report}")
-
-
-def evaluation_sets(chat: ChatModel, data: DataConfig, config: EvaluateConfig) -> list[EvaluationSet]:
-    """The prompts to answer. Harmless splits are drawn from the same stream as the training prompts, after them.
-
-    Where nothing is drawn, the training prompts are not needed.
-    """
-    try:
-        drawn = draw(data)
-    except UserError:
-        drawn = None
-    sets: list[EvaluationSet] = []
-    first, second = (f"{label}_test" for label in data.labels)
-    chosen = (
-        ("harmful", [first] if config.harmful is None else config.harmful),
-        ("harmless", [second] if config.harmless is None else config.harmless),
-    )
-    for kind, names in chosen:
-        for name in names:
-            rows: Sequence[dict[str, Any]] = rows_of(name, data)
-            whole = [row["instruction"] for row in rows]
-            if kind == "harmless" and config.n_test is not None and config.n_test < len(rows):
-                rows = (drawn or draw(data)).rng.sample(list(rows), config.n_test)
-            file_name = plain_name(name)
-            if any(item.prompts.name == file_name for item in sets):
-                raise UserError(
-                    f"evaluate: two sets would both be written as {file_name}; give one another name in data.sets"
-                )
-            known = drawn and also_drawn(name, [row["instruction"] for row in rows], drawn_by_name(data, drawn))
-            if known:
-                say(f"warning: {known}; what is measured on them is no test")
-            prompts = prompt_set(file_name, [row["instruction"] for row in rows], chat, whole)
-            sets.append(EvaluationSet(kind, prompts, [row["category"] for row in rows]))
-    return sets
+    log.info("")
+    log.info(terminal_table(summary, run.path))
+    log.info(f"report:   {run.report}")
 
 
 def _counts(sets: Sequence[EvaluationSet], n_test: int | None) -> str:
@@ -366,14 +311,3 @@ def _counts(sets: Sequence[EvaluationSet], n_test: int | None) -> str:
         f"{len(item.prompts)} of {item.prompts.name}" + (" (all there are)" if item in few else "") for item in sets
     )
     return f"evaluate: answers to {counts}" + (f"; evaluate.n_test is {n_test}" if few else "")
-
-
-def plan(name: str, direction: torch.Tensor, layer: int, kind: str) -> Planned:
-    """An intervention by name. Addition: -1 on harmful prompts (bypass), +1 on harmless ones (induce)."""
-    values = direction.tolist()
-    if name == "ablation":
-        return Planned(ablation(direction), [name, values])
-    if name == "actadd":
-        coefficient = -1.0 if kind == "harmful" else 1.0
-        return Planned(addition(direction, layer, coefficient), [name, values, layer, coefficient])
-    return Planned(BASELINE, [name])

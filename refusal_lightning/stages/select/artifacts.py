@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,6 @@ from refusal_lightning.directions.selection.schedule import Place
 from refusal_lightning.directions.selection.uncertainty import uncertainty
 from refusal_lightning.doctor.hook_proof import HookProof
 from refusal_lightning.inputs.prompts import Filtered
-from refusal_lightning.io.console import say
 from refusal_lightning.io.files import write_bytes, write_text
 from refusal_lightning.io.serialization import digest, write_json
 from refusal_lightning.models import ChatModel
@@ -32,6 +32,8 @@ from refusal_lightning.runs.made_from import MadeFrom, make_room
 from refusal_lightning.stages.select.cross_checks import ANSWER_KL_VERSION, cosmic_opinion
 from refusal_lightning.stages.select.scoring import ScoreTable
 from refusal_lightning.store import ActivationStore
+
+log = logging.getLogger(__name__)
 
 PLOTS = ("ablation_scores", "actadd_scores", "kl_div_scores")
 
@@ -107,7 +109,7 @@ def write_selection(run: RunFolder, inputs: Inputs, scored: Scored, seconds: Cal
         write_json(run.filtered, [])
         write_text(run.filter_report, selection.report.text() + "\n")
         run.record_stage("select", {**entry, "selected": None}, seconds())
-        say(selection.report.text())
+        log.info(selection.report.text())
         raise selection
     write_json(run.filtered, [candidate._asdict() for candidate in selection.survivors])
     write_text(run.filter_report, _report(selection) + "\n")
@@ -127,11 +129,11 @@ def write_selection(run: RunFolder, inputs: Inputs, scored: Scored, seconds: Cal
     }
     run.record_stage("select", entry | chosen, seconds())
     for line in (_line(selection, scored, baseline), *opinions):
-        say(f"select: {line}")
+        log.info(f"select: {line}")
     if scored.answer_kl:
         kl = scored.answer_kl[selection.pos, selection.layer].mean()
-        say(f"select: KL over the first {config.answer_kl_tokens} answer tokens {kl:.3f}")
-    say(f"select: wrote {run.path}")
+        log.info(f"select: KL over the first {config.answer_kl_tokens} answer tokens {kl:.3f}")
+    log.info(f"select: wrote {run.path}")
 
 
 def _made_from(inputs: Inputs, scored: Scored) -> MadeFrom:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from refusal_lightning.directions.selection.schedule import Place
 from refusal_lightning.distributed.journal import Journal, Record
 from refusal_lightning.distributed.predict import PredictLoop, run_journaled
 from refusal_lightning.inputs.prompts import PromptSet
-from refusal_lightning.io.console import is_main_process, say
+from refusal_lightning.io.console import is_main_process
 from refusal_lightning.io.serialization import digest
 from refusal_lightning.models import ChatModel
 from refusal_lightning.stages.select.kept_results import KeptResults
 from refusal_lightning.store import ActivationStore
+
+log = logging.getLogger(__name__)
 
 ANSWER_KL_VERSION = 1
 """Raised when the definition of the KL over answers changes: stored values of another version are not used."""
@@ -89,7 +92,7 @@ def answer_kl_opinion(
     if pending:
         if is_main_process():
             results.find_place()
-        say(f"select: KL over {n_tokens} answer tokens of {len(pending)} candidates")
+        log.info(f"select: KL over {n_tokens} answer tokens of {len(pending)} candidates")
         _predict(chat, trainer, journal, harmless, directions, pending, n_tokens, batch_size)
         known |= {tuple(record["place"]): np.array(record["kl"]) for record in journal}
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from refusal_lightning.io.console import say
 from refusal_lightning.store import ActivationStore, results
-from refusal_lightning.store.backend.objects import Backend, LocalBackend
+from refusal_lightning.store.backend.local import LocalBackend
+from refusal_lightning.store.backend.protocol import Backend
+
+log = logging.getLogger(__name__)
 
 Result = tuple[dict[str, np.ndarray], dict[str, Any]]
 
@@ -33,7 +36,7 @@ class KeptResults:
             reason = self.store.why_not_writable()
             self._place = self.store if reason is None else LocalBackend(self.folder)
             if reason is not None:
-                say(
+                log.info(
                     f"store {self.store.url} cannot be written, so what is computed is kept in {self.folder}, and "
                     f"found there again ({reason})"
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -33,10 +34,12 @@ from refusal_lightning.distributed.predict import PredictLoop, run_journaled
 from refusal_lightning.distributed.process_group import barrier
 from refusal_lightning.inputs.prompts import PromptSet
 from refusal_lightning.inputs.stored_logits import StoredLogits
-from refusal_lightning.io.console import is_main_process, say
+from refusal_lightning.io.console import is_main_process
 from refusal_lightning.io.versions import package_versions
 from refusal_lightning.models import ChatModel
 from refusal_lightning.stages.select.kept_results import KeptResults
+
+log = logging.getLogger(__name__)
 
 Bounds = tuple[np.ndarray, np.ndarray]
 SHARED = 8
@@ -277,7 +280,7 @@ def compute_scores(
         if is_main_process():
             table.results.find_place()
         count = sum(len(task.places) for task in work.tasks)
-        say(f"select: {work.kind} scores of {count} candidates")
+        log.info(f"select: {work.kind} scores of {count} candidates")
         module = ScoreModule(
             chat,
             torch.from_numpy(directions),
@@ -287,7 +290,7 @@ def compute_scores(
             batch_size,
             table.bounds[work.kind],
             work.proven_out,
-            say,
+            log.info,
         )
         table.add(_predict(table, work.tasks, module, trainer))
         barrier()  # everybody sees the same scores before the next are chosen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +20,6 @@ from refusal_lightning.config import (
     StoreConfig,
     TrainerConfig,
 )
-from refusal_lightning.directions.metrics.refusal_score import refusal_scores
 from refusal_lightning.directions.selection.choose import NoCandidateError, Selection, choose_by_hand, require_direction
 from refusal_lightning.directions.selection.choose import select as choose
 from refusal_lightning.directions.selection.filters import Thresholds
@@ -31,12 +31,13 @@ from refusal_lightning.distributed.process_group import require_same_on_all_rank
 from refusal_lightning.doctor.hook_proof import HookProof
 from refusal_lightning.errors import UserError
 from refusal_lightning.inputs.activations import open_store_with, require_candidates
+from refusal_lightning.inputs.candidates import estimated_directions
 from refusal_lightning.inputs.model import open_model
-from refusal_lightning.inputs.prompts import Filtered, PromptSet, categories_of, drawn_sets
+from refusal_lightning.inputs.prompt_filter import filter_prompts
+from refusal_lightning.inputs.prompts import drawn_sets
 from refusal_lightning.inputs.refusal_tokens import settle_refusal_tokens
-from refusal_lightning.inputs.stored_activations import directions_by_layer
 from refusal_lightning.inputs.stored_logits import StoredLogits
-from refusal_lightning.io.console import is_main_process, say
+from refusal_lightning.io.console import is_main_process
 from refusal_lightning.io.serialization import digest
 from refusal_lightning.io.versions import other_versions
 from refusal_lightning.models import ChatModel
@@ -55,7 +56,8 @@ from refusal_lightning.stages.select.scoring import (
     unscored,
     work_by_hand,
 )
-from refusal_lightning.store import ActivationStore
+
+log = logging.getLogger(__name__)
 
 SCORE_VERSION = 3
 """Raised when the definition of a score changes: stored scores of another version are not used. 3: what blocks return
@@ -94,7 +96,7 @@ def select(
         refusal_tokens = settle_refusal_tokens(chat, opened, sets["harmful_train"], sets["harmless_train"])
         kept = filter_prompts(opened, chat, sets, select)
         counts = ", ".join(f"{f.prompts.name} {len(f.prompts)} of {f.drawn}" for f in kept.values())
-        say(f"select: prompts kept {counts}")
+        log.info(f"select: prompts kept {counts}")
         validation = (kept[name].prompts.token_ids for name in ("harmful_val", "harmless_val"))
         work = ["scores", "answer KL"] if select.answer_kl_tokens else ["scores"]
         proof = HookProof("select", chat, run.path / ".journal", work, *validation)
@@ -120,7 +122,7 @@ def _select_each(run: RunFolder, inputs: Inputs) -> None:
         folder = run if estimator == estimators[0] else RunFolder(run.path / "estimators", estimator)
         folder.prepare()
         if len(estimators) > 1:
-            say(f"select: {estimator}")
+            log.info(f"select: {estimator}")
         try:
             _select_one(estimator, folder, inputs)
         except NoCandidateError as error:
@@ -149,7 +151,7 @@ def _select_one(estimator: str, run: RunFolder, inputs: Inputs) -> None:
     table = ScoreTable(results, key, Journal(run.journal("scores", key)), directions.shape[:2], bounds)
     require_same_on_all_ranks({"scores at hand": {kind: int(seen.sum()) for kind, seen in table.seen.items()}})
     if others := other_versions(table.made_with):
-        say(f"warning: scores in {store.url} were made with {others}; another store.root has all computed anew")
+        log.warning(f"scores in {store.url} were made with {others}; another store.root has all computed anew")
     compute = partial(
         compute_scores,
         table,
@@ -194,7 +196,7 @@ def _score_and_choose(
         require_direction(place, norms)
         needed = partial(work_by_hand, table, place) if config.mode == "staged" else needed
     if not compute(upcoming=needed):
-        say("select: nothing to compute, all scores are there")
+        log.info("select: nothing to compute, all scores are there")
     if place is not None:
         return choose_by_hand(place, table.means(), thresholds, norms, _reasons(table, thresholds, norms))
     selection = _choice(config.mode, table, thresholds, norms)
@@ -226,66 +228,3 @@ def _choice(mode: str, table: ScoreTable, thresholds: Thresholds, norms: np.ndar
         return choose(table.means(), thresholds, norms, dropped_early)
     except NoCandidateError as error:
         return error
-
-
-def filter_prompts(
-    store: ActivationStore, chat: ChatModel, sets: dict[str, PromptSet], config: SelectConfig
-) -> dict[str, Filtered]:
-    """Keep harmful prompts that the model refuses and harmless ones that it does not, by the stored baseline.
-
-    Raises UserError when a set is left empty, with the scores' range.
-    """
-    kept: dict[str, Filtered] = {}
-    for name, prompts in sets.items():
-        logits = StoredLogits(store, prompts.hashes)
-        scores = logits.each(lambda piece: refusal_scores(piece, chat.refusal_ids))
-        harmful = name.startswith("harmful")
-        threshold = config.harmful_threshold if harmful else config.harmless_threshold
-        keep = np.isfinite(scores)
-        if threshold is not None:
-            keep = scores > threshold if harmful else scores < threshold
-        index = np.flatnonzero(keep)
-        if not len(index):
-            side, rule = ("harmful", "above") if harmful else ("harmless", "below")
-            raise UserError(
-                f"all prompts filtered out: none of {len(prompts)} {prompts.name} prompts has a refusal score {rule} "
-                f"select.{side}_threshold ({threshold}); their scores go from {np.nanmin(scores):.2f} to "
-                f"{np.nanmax(scores):.2f}. Check model.refusal_tokens and the chat template, or move the threshold"
-            )
-        kept[name] = Filtered(prompts.take(index.tolist()), scores[index], len(prompts))
-    return kept
-
-
-def mean_differences(store: ActivationStore, harmful: PromptSet, harmless: PromptSet, n_positions: int) -> np.ndarray:
-    """Harmful minus harmless means (paper, eq. 1 and 2), float64 ``[position, layer, d_model]``."""
-    positions = range(-n_positions, 0)
-    means = [store.mean("resid_pre", prompts.hashes, positions=positions) for prompts in (harmful, harmless)]
-    return np.ascontiguousarray((means[0] - means[1]).transpose(1, 0, 2))
-
-
-def estimated_directions(
-    estimator: str, store: ActivationStore, kept: dict[str, Filtered], n_positions: int, data: DataConfig
-) -> np.ndarray:
-    """The candidates' directions by an estimator, float64 ``[position, layer, d_model]``, one layer at a time."""
-    harmful, harmless = kept["harmful_train"].prompts, kept["harmless_train"].prompts
-    if estimator == "mean_difference":  # from sums over shards: the prompts' activations are never all in memory
-        return mean_differences(store, harmful, harmless, n_positions)
-    if estimator == "category_means":
-        categories = categories_of(data, harmful.instructions)
-        return category_mean_differences(store, harmful, harmless, categories, n_positions)
-    first, second = (store.rows(prompts.hashes) for prompts in (harmful, harmless))
-    return np.ascontiguousarray(directions_by_layer(estimator, store, first, second, n_positions))
-
-
-def category_mean_differences(
-    store: ActivationStore, harmful: PromptSet, harmless: PromptSet, categories: list[str], n_positions: int
-) -> np.ndarray:
-    """Mean over categories of the harmful prompts' means, less the harmless mean: each category counts the same,
-    however many prompts it has. float64 ``[position, layer, d_model]``."""
-    positions = range(-n_positions, 0)
-    of_category: dict[str, list[str]] = {}
-    for category, prompt in zip(categories, harmful.hashes, strict=True):
-        of_category.setdefault(category, []).append(prompt)
-    means = [store.mean("resid_pre", hashes, positions=positions) for _, hashes in sorted(of_category.items())]
-    difference = np.mean(means, axis=0) - store.mean("resid_pre", harmless.hashes, positions=positions)
-    return np.ascontiguousarray(difference.transpose(1, 0, 2))

@@ -14,7 +14,7 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.store.backend.objects import ObjectReader, Range
+from refusal_lightning.store.backend.protocol import ObjectReader, Range
 from refusal_lightning.store.errors import StoreError
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from numcodecs import zstd
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.store.backend.objects import Backend
+from refusal_lightning.store.backend.protocol import Backend
 from refusal_lightning.store.errors import StoreError
 from refusal_lightning.store.format import coordinates
 from refusal_lightning.store.format.layout import PromptRecord

@@ -17,7 +17,7 @@ from typing import Any
 from numcodecs import zstd
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.store.backend.objects import Backend
+from refusal_lightning.store.backend.protocol import Backend
 from refusal_lightning.store.errors import StoreError
 from refusal_lightning.store.format.layout import PromptRecord
 from refusal_lightning.store.format.manifest import Manifest, Segment, canonical, record_rows, refuse_newer

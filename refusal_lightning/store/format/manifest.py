@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.store.backend.objects import Backend
+from refusal_lightning.store.backend.protocol import Backend
 from refusal_lightning.store.format.chunking import Geometry
 from refusal_lightning.store.format.layout import Encoding, Layout, PromptRecord
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from refusal_lightning.store.backend.objects import Backend
+from refusal_lightning.store.backend.protocol import Backend
 from refusal_lightning.store.errors import StoreError
 from refusal_lightning.store.format import coordinates, log
 from refusal_lightning.store.format.chunking import array_specs

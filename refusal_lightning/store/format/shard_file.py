@@ -16,7 +16,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from refusal_lightning.store.backend.objects import Backend, ObjectReader
+from refusal_lightning.store.backend.protocol import Backend, ObjectReader
 from refusal_lightning.store.backend.threads import map_ordered, thread_count
 from refusal_lightning.store.errors import StoreError
 from refusal_lightning.store.format import bfloat16

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterable
 
-from refusal_lightning.store.backend.objects import Backend
+from refusal_lightning.store.backend.protocol import Backend
 from refusal_lightning.store.backend.threads import MOST, map_unordered
 from refusal_lightning.store.format.chunking import ArraySpec, array_specs
 from refusal_lightning.store.format.log import Logged

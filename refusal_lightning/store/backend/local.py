@@ -7,16 +7,15 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from refusal_lightning.errors import UserError
 from refusal_lightning.store.backend import owner
 from refusal_lightning.store.backend.os_errors import translate_os_errors
+from refusal_lightning.store.backend.protocol import ObjectReader, Range
 
-Range = tuple[int, int]
 Result = TypeVar("Result")
 
 _WRITE_BACK = 8 << 20
@@ -28,59 +27,6 @@ _LEFT_SECONDS = 12 * 3600
 _STALE_TRIES = 3
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 """What file systems without hard links say (vfat, exfat, some FUSE and SMB mounts)."""
-
-
-class ObjectReader(Protocol):
-    """An object opened for reading; one at a time, in a ``with`` block."""
-
-    size: int
-
-    def prefetch(self, ranges: Sequence[Range]) -> None:
-        """Say which parts will be read."""
-
-    def read(self, start: int, stop: int, scratch: bytearray) -> Any:
-        """The bytes from ``start`` to ``stop`` as a buffer, ``scratch`` perhaps, which is made larger as needed."""
-
-
-class Backend(Protocol):
-    """Objects under one root. A write is atomic, and durable when it returns: a reader sees nothing or everything."""
-
-    url: str
-
-    def read(self, key: str) -> bytes | None:
-        """The whole object, or None if there is none."""
-
-    def open(self, key: str) -> AbstractContextManager[ObjectReader]:
-        """Open to read parts. Raises FileNotFoundError."""
-
-    def write(self, key: str, parts: Iterable[list[Any]]) -> None:
-        """Put an object together from lists of buffers."""
-
-    def create(self, key: str, data: bytes) -> bool:
-        """Write an object if there is none of this key yet; False if there is: another's, or one's own whose reply
-        was lost.
-        """
-
-    def sizes(self, folder: str) -> dict[str, int | None]:
-        """Names right under a folder with their bytes (None where unknown; folders are left out)."""
-
-    def size(self, key: str) -> int | None:
-        """Bytes of an object; None if there is none."""
-
-    def folders(self, folder: str) -> list[str]:
-        """Names of the folders right under a folder."""
-
-    def delete(self, key: str) -> None:
-        """Delete one object, if it is there."""
-
-    def delete_folder(self, folder: str) -> None:
-        """Delete everything under a folder."""
-
-    def free_bytes(self) -> int | None:
-        """Bytes that can still be written; None where that has no answer."""
-
-    def remove_stale_partials(self) -> list[str]:
-        """Delete what killed writers left half-written, anywhere; the keys deleted. What cannot be deleted stays."""
 
 
 class LocalBackend:
@@ -236,23 +182,6 @@ class _LocalReader:
         os.dup2(opened, self._fd)  # in place: other threads may be reading
         os.close(opened)
         return os.preadv(self._fd, [view], start)
-
-
-def open_backend(url: str | Path, storage_options: Mapping[str, Any] | None = None) -> Backend:
-    """Objects at a local path or a URL (s3://, gs://, memory://, ...).
-
-    Raises UserError if the URL's scheme needs a package that is not installed, or is unknown.
-    """
-    text = str(url)
-    if text.startswith("file://"):
-        text = text.removeprefix("file://")
-    if "://" not in text:
-        if not text.strip():
-            raise UserError("activation store: the path is empty")
-        return LocalBackend(Path(text).expanduser())
-    from refusal_lightning.store.backend.remote import RemoteBackend
-
-    return RemoteBackend(text, dict(storage_options or {}))
 
 
 def _partial(path: Path) -> Path:

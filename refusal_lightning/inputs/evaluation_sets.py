@@ -1,0 +1,69 @@
+"""The sets of prompts that are answered: which, how many, and their categories."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from refusal_lightning.config import (
+    DataConfig,
+    EvaluateConfig,
+)
+from refusal_lightning.errors import UserError
+from refusal_lightning.inputs.prompts import (
+    PromptSet,
+    also_drawn,
+    draw,
+    drawn_by_name,
+    plain_name,
+    prompt_set,
+    rows_of,
+)
+from refusal_lightning.models import ChatModel
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Prompts to answer, with the instructions' categories; ``kind`` is harmful or harmless."""
+
+    kind: str
+    prompts: PromptSet
+    categories: list[str | None]
+
+
+def evaluation_sets(chat: ChatModel, data: DataConfig, config: EvaluateConfig) -> list[EvaluationSet]:
+    """The prompts to answer. Harmless splits are drawn from the same stream as the training prompts, after them.
+
+    Where nothing is drawn, the training prompts are not needed.
+    """
+    try:
+        drawn = draw(data)
+    except UserError:
+        drawn = None
+    sets: list[EvaluationSet] = []
+    first, second = (f"{label}_test" for label in data.labels)
+    chosen = (
+        ("harmful", [first] if config.harmful is None else config.harmful),
+        ("harmless", [second] if config.harmless is None else config.harmless),
+    )
+    for kind, names in chosen:
+        for name in names:
+            rows: Sequence[dict[str, Any]] = rows_of(name, data)
+            whole = [row["instruction"] for row in rows]
+            if kind == "harmless" and config.n_test is not None and config.n_test < len(rows):
+                rows = (drawn or draw(data)).rng.sample(list(rows), config.n_test)
+            file_name = plain_name(name)
+            if any(item.prompts.name == file_name for item in sets):
+                raise UserError(
+                    f"evaluate: two sets would both be written as {file_name}; give one another name in data.sets"
+                )
+            known = drawn and also_drawn(name, [row["instruction"] for row in rows], drawn_by_name(data, drawn))
+            if known:
+                log.warning(f"{known}; what is measured on them is no test")
+            prompts = prompt_set(file_name, [row["instruction"] for row in rows], chat, whole)
+            sets.append(EvaluationSet(kind, prompts, [row["category"] for row in rows]))
+    return sets

@@ -1,0 +1,46 @@
+"""Registries: what a configuration may name, one entry per name, open to users."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Generic, TypeVar
+
+from refusal_lightning.errors import UserError
+
+Spec = TypeVar("Spec")
+
+
+class Registry(Mapping[str, Spec], Generic[Spec]):
+    """Specs by name, in the order in which they were added. A name that is not there is a UserError with the known."""
+
+    def __init__(self, what: str, entries: Mapping[str, Spec] | None = None) -> None:
+        """``what`` is what one entry is, for messages: "judge"."""
+        self.what = what
+        self._entries: dict[str, Spec] = dict(entries or {})
+
+    def __getitem__(self, name: str) -> Spec:
+        if name not in self._entries:
+            raise UserError(f"there is no {self.what} {name!r}; there are {', '.join(self._entries)}")
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def register(self, name: str, spec: Spec) -> Spec:
+        """Add an entry. Raises UserError where the name is taken by another."""
+        if self._entries.get(name, spec) is not spec:
+            raise UserError(f"there is a {self.what} {name!r} already; choose another name")
+        self._entries[name] = spec
+        return spec
+
+    def require(self, names: Iterable[str], key: str) -> None:
+        """Raise UserError where a configuration's key names what is not there."""
+        for name in names:
+            if name not in self._entries:
+                raise UserError(f"{key}: there is no {self.what} {name!r}; there are {', '.join(self._entries)}")

@@ -1,0 +1,28 @@
+"""The backend of a path or URL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from refusal_lightning.errors import UserError
+from refusal_lightning.store.backend.local import LocalBackend
+from refusal_lightning.store.backend.protocol import Backend
+
+
+def open_backend(url: str | Path, storage_options: Mapping[str, Any] | None = None) -> Backend:
+    """Objects at a local path or a URL (s3://, gs://, memory://, ...).
+
+    Raises UserError if the URL's scheme needs a package that is not installed, or is unknown.
+    """
+    text = str(url)
+    if text.startswith("file://"):
+        text = text.removeprefix("file://")
+    if "://" not in text:
+        if not text.strip():
+            raise UserError("activation store: the path is empty")
+        return LocalBackend(Path(text).expanduser())
+    from refusal_lightning.store.backend.remote import RemoteBackend
+
+    return RemoteBackend(text, dict(storage_options or {}))
