@@ -16,7 +16,7 @@ import time
 import numpy as np
 
 from refusal_lightning.store import ActivationStore, Encoding, Layout
-from refusal_lightning.store.format.chunking import array_specs, plan_geometry
+from refusal_lightning.store.format.chunking import array_specs, choose_geometry
 from refusal_lightning.store.format.compression import compress, decompress
 from refusal_lightning.store.format.layout import LOGITS
 from refusal_lightning.store.format.shard_file import stored_chunk
@@ -50,12 +50,12 @@ def main() -> None:
                 continue
             layout = Layout(held.hook_points, held.layers, held.positions, held.d_model, held.vocab_size, dtype)  # type: ignore[arg-type]
             encoding = Encoding(compression)  # type: ignore[arg-type]
-            spec = array_specs(layout, encoding, plan_geometry(layout, encoding, len(data)))[name]
-            values = rounded(data, dtype).reshape(len(data), spec.groups, -1)
+            spec = array_specs(layout, encoding, choose_geometry(layout, encoding, len(data)))[name]
+            values = rounded(data, dtype).reshape(len(data), spec.n_layers, -1)
             chunks = [
                 np.ascontiguousarray(values[i : i + spec.chunk_rows, group])
                 for i in range(0, len(data) - spec.chunk_rows + 1, spec.chunk_rows)
-                for group in range(spec.groups)
+                for group in range(spec.n_layers)
             ]
             count = sum(chunk.size for chunk in chunks)
             scratch = np.empty((spec.chunk_rows, spec.values), dtype=spec.stored)

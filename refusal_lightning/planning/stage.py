@@ -25,7 +25,7 @@ from refusal_lightning.planning.arithmetic import Arithmetic
 from refusal_lightning.planning.estimates import PlacedModel, cache_plan, cached_lengths, evaluate_plan, select_plan
 from refusal_lightning.planning.throughput import ASSUMED, Throughput, measured, stage_seconds
 from refusal_lightning.store.estimate import Estimate, estimate
-from refusal_lightning.store.format.chunking import plan_geometry
+from refusal_lightning.store.format.chunking import choose_geometry
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def plan(
 
     lengths = cached_lengths(chat, data, cache, plan)
     layout, encoding = store_layout(chat, cache), store_encoding(store)
-    geometry = plan_geometry(layout, encoding, len(lengths), sum(lengths), max(lengths))
+    geometry = choose_geometry(layout, encoding, len(lengths), sum(lengths), max(lengths))
     ratios = known_ratios(chat.alias, store, layout)
     disk = estimate(layout, encoding, len(lengths), sum(lengths), geometry=geometry, ratios=ratios)
     shard_bytes = disk.bytes / max(1, -(-len(lengths) // geometry.shard_prompts))

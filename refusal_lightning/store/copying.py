@@ -14,7 +14,6 @@ from typing import Any
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.store import results
-from refusal_lightning.store.activation_store import refuse_foreign
 from refusal_lightning.store.backend.open import open_backend
 from refusal_lightning.store.backend.protocol import Backend
 from refusal_lightning.store.errors import StoreError
@@ -22,8 +21,8 @@ from refusal_lightning.store.format import log, row_files
 from refusal_lightning.store.format.log import Logged
 from refusal_lightning.store.format.manifest import Manifest, differences
 from refusal_lightning.store.format.shard_file import shard_key
-from refusal_lightning.store.opening import current
-from refusal_lightning.store.shards import fitting, shard_sizes, sources
+from refusal_lightning.store.opening import current, require_empty_place
+from refusal_lightning.store.shards import fitting, shard_sizes, stored_arrays
 
 _PIECE = 8 << 20
 """Bytes read and written at a time."""
@@ -50,13 +49,13 @@ def copy(source: str | Path, target: str | Path, options: Mapping[str, Any] | No
     A copy that has planned further by itself stays ahead. Raises UserError where both have planned, or are of another
     model: then nothing of that store was copied, and of the later ones neither. Raises StoreError for damage.
     """
-    objects = open_backend(source, options)
-    if current(objects) is not None:
-        return [_copy_store(objects, open_backend(target, options))]
-    if not objects.folders("") and not objects.sizes("") and not Path(source).is_dir():
-        raise UserError(f"there is no activation store at {objects.url}")
+    backend = open_backend(source, options)
+    if current(backend) is not None:
+        return [_copy_store(backend, open_backend(target, options))]
+    if not backend.folders("") and not backend.sizes("") and not Path(source).is_dir():
+        raise UserError(f"there is no activation store at {backend.url}")
     copied = []
-    for name in sorted(objects.folders("")):
+    for name in sorted(backend.folders("")):
         places = [f"{str(place).rstrip('/')}/{name}" for place in (source, target)]
         one, other = (open_backend(place, options) for place in places)
         if current(one) is not None:
@@ -92,7 +91,7 @@ def _planned_the_same(source: Backend, target: Backend, here: Logged) -> Logged:
             row_files.publish(target, there)
         return there
     if there is None:
-        refuse_foreign(target, here.manifest.layout)
+        require_empty_place(target, here.manifest.layout)
     if here.digests:
         for number in range(len(there.digests) if there else 0, len(here.digests)):
             if not log.put(target, number, source.read(log.key(number)) or b""):
@@ -137,15 +136,15 @@ def _made_of(manifest: Manifest) -> dict[str, Any]:
 def _lacking_shards(source: Backend, target: Backend, here: Logged, there: Logged) -> list[tuple[str, int]]:
     """(key, bytes) of what the source has of the planned shards and the target has not, shard after shard."""
     found = []
-    theirs = sources(target, there)
-    for place, (name, own) in enumerate(sources(source, here).items()):
-        sizes = {shard: size for shard, size in shard_sizes(own).items() if shard < len(here.plan.shards)}
+    theirs = stored_arrays(target, there)
+    for order, (name, own) in enumerate(stored_arrays(source, here).items()):
+        sizes = {shard: size for shard, size in shard_sizes(own).items() if shard < len(here.table.shards)}
         present = shard_sizes(theirs[name]).keys() & sizes.keys()
         for shard in fitting(own, sizes.keys() - fitting(theirs[name], present)):
             key = shard_key(own.spec, shard)
             size = sizes[shard] or source.size(key)
             if size:
-                found.append((shard, place, key, size))
+                found.append((shard, order, key, size))
     return [(key, size) for _, _, key, size in sorted(found)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from refusal_lightning.store.format.chunking import Geometry, array_specs, plan_geometry, row_bytes
+from refusal_lightning.store.format.chunking import Geometry, array_specs, choose_geometry, row_bytes
 from refusal_lightning.store.format.coordinates import CHUNK, PER_PROMPT
 from refusal_lightning.store.format.layout import LOGITS, Encoding, Layout
 from refusal_lightning.store.format.shard_file import BINDING_BYTES
@@ -50,7 +50,7 @@ def estimate(
     length, and where it is not given they are taken to be three quarters full at least. ``ratios`` are compression
     ratios by array that were measured on a store of this model; else the demo model's are taken.
     """
-    geometry = geometry or plan_geometry(layout, encoding, n_prompts, n_tokens_total)
+    geometry = geometry or choose_geometry(layout, encoding, n_prompts, n_tokens_total)
     specs = array_specs(layout, encoding, geometry)
     if shards is None:
         shards = -(-n_prompts // geometry.shard_prompts)
@@ -58,11 +58,11 @@ def estimate(
             shards = max(shards, -(-(n_tokens_total or 0) * 4 // (3 * geometry.fill_tokens)))
     total, likely = 0, 0.0
     for name, spec in specs.items():
-        rows = (n_tokens_total or 0) if spec.dims[0] == "token" else n_prompts
+        rows = (n_tokens_total or 0) if spec.per_token else n_prompts
         chunks = -(-rows // spec.chunk_rows)
-        if spec.dims[0] == "token" or shards > -(-rows // spec.shard_rows):  # several shards may be partly full
-            chunks = min(chunks + shards, shards * spec.blocks)
-        chunks *= spec.groups
+        if spec.per_token or shards > -(-rows // spec.shard_rows):  # several shards may be partly full
+            chunks = min(chunks + shards, shards * spec.row_chunks)
+        chunks *= spec.n_layers
         data = chunks * spec.chunk_bytes
         overhead = chunks * (4 if encoding.compression == "none" else 4 + 16)
         overhead += shards * (spec.index_bytes + BINDING_BYTES)

@@ -17,9 +17,9 @@ from refusal_lightning.store.errors import StoreError
 from refusal_lightning.store.format import format1, log, row_files
 from refusal_lightning.store.format.log import Logged
 from refusal_lightning.store.format.shard_file import Scratch, shard_key, shard_number
-from refusal_lightning.store.reading import Source, open_shard
+from refusal_lightning.store.reading import StoredArray, open_shard
 from refusal_lightning.store.recovery import Recovered, recover
-from refusal_lightning.store.shards import sources
+from refusal_lightning.store.shards import stored_arrays
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def info(url: str | Path, storage_options: Mapping[str, Any] | None = None) -> d
 
     Reads no data. Raises UserError if there is no store.
     """
-    objects = open_backend(url, storage_options)
+    backend = open_backend(url, storage_options)
     store = ActivationStore.open(url, storage_options)
     manifest, prompts = store.manifest, store.prompts
     kinds = Counter(zip(prompts.dataset, prompts.split, prompts.label, strict=True))
@@ -52,7 +52,7 @@ def info(url: str | Path, storage_options: Mapping[str, Any] | None = None) -> d
     whole = Counter(zip(prompts.dataset[done], prompts.split[done], prompts.label[done], strict=True))
     arrays = {}
     for name in store.layout.array_names:
-        sizes = objects.sizes(name)
+        sizes = backend.sizes(name)
         shards = [size for file, size in sizes.items() if shard_number(file) is not None]
         arrays[name] = {"shards": len(shards), "bytes": sum(size or 0 for size in shards)}
     planned = store.shards
@@ -80,8 +80,8 @@ def verify(
 
     ``progress(done, all)`` is called as shards are read. Raises UserError if there is no store at all.
     """
-    objects = open_backend(url, storage_options)
-    return _problems(objects, recover(objects), progress)
+    backend = open_backend(url, storage_options)
+    return _problems(backend, recover(backend), progress)
 
 
 def repair(url: str | Path, storage_options: Mapping[str, Any] | None = None) -> list[Problem]:
@@ -90,101 +90,101 @@ def repair(url: str | Path, storage_options: Mapping[str, Any] | None = None) ->
     A job may be writing to the store meanwhile. Returns what was mended or dropped; missing shards are not among it.
     Raises UserError or StoreError if nothing tells any more what the store held.
     """
-    objects = open_backend(url, storage_options)
-    recovered = recover(objects)
-    problems = [problem for problem in _problems(objects, recovered) if not problem.missing]
+    backend = open_backend(url, storage_options)
+    recovered = recover(backend)
+    problems = [problem for problem in _problems(backend, recovered) if not problem.missing]
     logged = recovered.logged
     for key, data in recovered.entries.items():
-        objects.write(key, [[data]])
+        backend.write(key, [[data]])
     for key in recovered.useless:
-        objects.delete(key)
+        backend.delete(key)
     to_mend = any(problem.shard is None for problem in problems)
     if logged.digests:
-        logged = log.read(objects, logged) or logged  # what was planned while this looked at the shards
+        logged = log.read(backend, logged) or logged  # what was planned while this looked at the shards
     elif to_mend:
-        logged = log.begin(objects, logged)
+        logged = log.begin(backend, logged)
     for problem in problems:
         if problem.shard is not None:
-            if _is_still_wrong(objects, logged, problem):
-                objects.delete(problem.key)
-        elif problem.key in dict(results.problems(objects)) and problem.key != results.GROUP:
-            objects.delete_folder(problem.key)
+            if _is_still_wrong(backend, logged, problem):
+                backend.delete(problem.key)
+        elif problem.key in dict(results.problems(backend)) and problem.key != results.GROUP:
+            backend.delete_folder(problem.key)
     if to_mend:
-        results.write_group(objects)
-        row_files.publish(objects, logged)
+        results.write_group(backend)
+        row_files.publish(backend, logged)
         for key in format1.LEFT:
-            objects.delete(key)
-    objects.remove_stale_partials()
+            backend.delete(key)
+    backend.remove_stale_partials()
     return problems
 
 
-def _is_still_wrong(objects: Backend, logged: Logged, problem: Problem) -> bool:
+def _is_still_wrong(backend: Backend, logged: Logged, problem: Problem) -> bool:
     """Whether a shard is as it was found: looking at all takes long, and a job may have put the right one there."""
     assert problem.array is not None and problem.shard is not None
-    if problem.shard >= len(logged.plan.shards):
+    if problem.shard >= len(logged.table.shards):
         return True
     try:
-        _check(sources(objects, logged)[problem.array], logged, problem.shard)
+        _check(stored_arrays(backend, logged)[problem.array], logged, problem.shard)
     except StoreError:
         return not problem.unplanned  # planned meanwhile: whoever did looks at what is left there
     return False
 
 
 def _problems(
-    objects: Backend, recovered: Recovered, progress: Callable[[int, int], None] | None = None
+    backend: Backend, recovered: Recovered, progress: Callable[[int, int], None] | None = None
 ) -> list[Problem]:
     logged = recovered.logged
     found = dict(recovered.wrong)
-    for key, what in (*row_files.problems(objects, logged), *results.problems(objects)):
+    for key, what in (*row_files.problems(backend, logged), *results.problems(backend)):
         found.setdefault(key, what)
     problems = [Problem(what, key) for key, what in found.items()]
-    return problems + _data_problems(objects, logged, progress)
+    return problems + _data_problems(backend, logged, progress)
 
 
-def _data_problems(objects: Backend, logged: Logged, progress: Callable[[int, int], None] | None) -> list[Problem]:
+def _data_problems(backend: Backend, logged: Logged, progress: Callable[[int, int], None] | None) -> list[Problem]:
     problems: list[Problem] = []
-    shards = logged.plan.shards
-    needed = set((logged.plan.rows // logged.manifest.geometry.shard_prompts).tolist())
-    tasks: list[tuple[Source, int]] = []
-    for name, source in sources(objects, logged).items():
-        there = {number: file for file in objects.sizes(name) if (number := shard_number(file)) is not None}
+    shards = logged.table.shards
+    needed = set((logged.table.rows // logged.manifest.geometry.shard_prompts).tolist())
+    tasks: list[tuple[StoredArray, int]] = []
+    for name, array in stored_arrays(backend, logged).items():
+        there = {number: file for file in backend.sizes(name) if (number := shard_number(file)) is not None}
         for number, file in there.items():
             if number >= len(shards):
                 what = f"{name}/{file} is of no planned shard"
                 problems.append(Problem(what, f"{name}/{file}", name, number, unplanned=True))
         for shard in shards:
             if shard.index in there:
-                tasks.append((source, shard.index))
+                tasks.append((array, shard.index))
             elif shard.index in needed:
-                key = shard_key(source.spec, shard.index)
+                key = shard_key(array.spec, shard.index)
                 what = f"shard {shard.index} of {name} is not there (yet); `cache` computes it"
                 problems.append(Problem(what, key, name, shard.index, missing=True))
     done = 0
 
-    def check(task: tuple[Source, int], _: None) -> None:
+    def check(task: tuple[StoredArray, int], _: None) -> None:
         nonlocal done
-        source, index = task
+        array, index = task
         try:
-            _check(source, logged, index)
+            _check(array, logged, index)
         except StoreError as error:
-            problems.append(Problem(str(error), shard_key(source.spec, index), source.spec.name, index))
+            problems.append(Problem(str(error), shard_key(array.spec, index), array.spec.name, index))
         done += 1
         if progress:
             progress(done, len(tasks))
 
-    map_unordered(check, tasks, lambda: None, thread_count(sum(source.spec.chunk_bytes for source, _ in tasks) * 8))
+    map_unordered(check, tasks, lambda: None, thread_count(sum(array.spec.chunk_bytes for array, _ in tasks) * 8))
     return sorted(problems, key=lambda problem: problem.key)
 
 
-def _check(source: Source, logged: Logged, index: int) -> None:
-    shard = logged.plan.shards[index]
-    check_shard(source, index, sum(shard.n_tokens) if source.spec.dims[0] == "token" else shard.n_rows)
+def _check(array: StoredArray, logged: Logged, index: int) -> None:
+    shard = logged.table.shards[index]
+    check_shard(array, index, array.spec.rows_in(shard))
 
 
-def check_shard(source: Source, shard: int, rows: int) -> None:
+def check_shard(array: StoredArray, shard: int, rows: int) -> None:
     """Read and check every chunk of one shard of one array. Raises StoreError for the first that is damaged."""
-    scratch = Scratch(source.spec)
-    with open_shard(source, shard) as reader:
-        for group in range(source.spec.groups):
-            for block in range(-(-rows // source.spec.chunk_rows)):
-                reader.chunk(block, group, scratch)
+    scratch = Scratch(array.spec)
+    with open_shard(array, shard) as reader:
+        for layer in range(array.spec.n_layers):
+            for row_chunk in range(-(-rows // array.spec.chunk_rows)):
+                reader.chunk(row_chunk, layer, scratch)

@@ -19,10 +19,10 @@ from refusal_lightning.store.format.shard_file import Binding, Scratch, ShardRea
 
 
 @dataclass(frozen=True)
-class Source:
+class StoredArray:
     """One array of a store, to be read."""
 
-    objects: Backend
+    backend: Backend
     spec: ArraySpec
     compression: Compression
     binding: Callable[[int], Binding] | None = None
@@ -33,68 +33,68 @@ class Source:
 class Piece:
     """Rows of one chunk: of the chunk (``source``) and of what was asked for (``target``), index or slice."""
 
-    block: int
+    row_chunk: int
     source: np.ndarray | slice
     target: np.ndarray | slice
 
 
-def read_rows(source: Source, rows: np.ndarray, groups: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
-    """[row, group, value] of global rows, in their order. Raises StoreError on damage or if a shard is missing."""
-    out = np.empty((len(rows), len(groups), source.spec.values), dtype=dtype)
+def read_rows(array: StoredArray, rows: np.ndarray, layers: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
+    """[row, layer, value] of global rows and layer indices, in their order.
+
+    Raises StoreError on damage or if a shard is missing.
+    """
+    out = np.empty((len(rows), len(layers), array.spec.values), dtype=dtype)
 
     def copy(task: tuple[int, list[Piece], range], scratch: Scratch) -> None:
-        shard, pieces, places = task
-        with open_shard(source, shard) as reader:
-            reader.prefetch([piece.block for piece in pieces], [groups[place] for place in places])
-            for place in places:
+        shard, pieces, columns = task
+        with open_shard(array, shard) as reader:
+            reader.prefetch([piece.row_chunk for piece in pieces], [layers[column] for column in columns])
+            for column in columns:
                 for piece in pieces:
-                    chunk = reader.chunk(piece.block, groups[place], scratch)
-                    _take(source.spec, chunk, piece, out, place)
+                    chunk = reader.chunk(piece.row_chunk, layers[column], scratch)
+                    _take(array.spec, chunk, piece, out, column)
 
-    shards = list(pieces_of(source.spec, rows))
+    shards = list(pieces_of(array.spec, rows))
     threads = thread_count(out.nbytes)
-    parts = slices(len(groups), 1 if threads == 1 else -(-4 * threads // max(1, len(shards))))
-    tasks = [(shard, pieces, places) for shard, pieces in shards for places in parts]
-    map_unordered(copy, tasks, lambda: Scratch(source.spec), threads)
+    parts = slices(len(layers), 1 if threads == 1 else -(-4 * threads // max(1, len(shards))))
+    tasks = [(shard, pieces, columns) for shard, pieces in shards for columns in parts]
+    map_unordered(copy, tasks, lambda: Scratch(array.spec), threads)
     return out
 
 
-def each_group(
-    source: Source,
-    rows: np.ndarray,
-    groups: Sequence[int],
-    work: Callable[[int, np.ndarray], None],
+def each_chunk(
+    array: StoredArray, rows: np.ndarray, layers: Sequence[int], work: Callable[[int, np.ndarray], None]
 ) -> None:
-    """``work(place in groups, [row, value] numbers)`` for all rows: at one place chunk by chunk in ascending order.
+    """``work(column, [row, value] numbers)`` for all rows, ``column`` being a place in ``layers``.
 
-    Different places may be worked on at the same time.
+    In one column chunk by chunk in ascending order; different columns may be worked on at the same time.
     """
-    shards = list(pieces_of(source.spec, rows))
+    shards = list(pieces_of(array.spec, rows))
 
-    def through(places: range, scratch: Scratch) -> None:
+    def through(columns: range, scratch: Scratch) -> None:
         for shard, pieces in shards:
-            with open_shard(source, shard) as reader:
-                reader.prefetch([piece.block for piece in pieces], [groups[place] for place in places])
-                for place in places:
+            with open_shard(array, shard) as reader:
+                reader.prefetch([piece.row_chunk for piece in pieces], [layers[column] for column in columns])
+                for column in columns:
                     for piece in pieces:
-                        chunk = reader.chunk(piece.block, groups[place], scratch)
-                        work(place, _numbers(source.spec, chunk[piece.source]))
+                        chunk = reader.chunk(piece.row_chunk, layers[column], scratch)
+                        work(column, _numbers(array.spec, chunk[piece.source]))
 
-    threads = thread_count(len(rows) * len(groups) * source.spec.values * source.spec.stored.itemsize)
-    map_unordered(through, slices(len(groups), threads), lambda: Scratch(source.spec), threads)
+    threads = thread_count(len(rows) * len(layers) * array.spec.values * array.spec.stored.itemsize)
+    map_unordered(through, slices(len(layers), threads), lambda: Scratch(array.spec), threads)
 
 
 @contextmanager
-def open_shard(source: Source, shard: int) -> Iterator[ShardReader]:
+def open_shard(array: StoredArray, shard: int) -> Iterator[ShardReader]:
     """A shard, opened. Raises StoreError if it is missing or its index is damaged."""
-    where = describe(source.objects, source.spec, shard)
+    where = describe(array.backend, array.spec, shard)
     try:
-        file = source.objects.open(shard_key(source.spec, shard))
+        file = array.backend.open(shard_key(array.spec, shard))
     except FileNotFoundError as error:
         raise StoreError(f"{where} is missing; `cache` computes it again") from error
     with file as opened_file:
-        binding = None if source.binding is None else source.binding(shard)
-        yield ShardReader(source.spec, source.compression, where, opened_file, binding)
+        binding = None if array.binding is None else array.binding(shard)
+        yield ShardReader(array.spec, array.compression, where, opened_file, binding)
 
 
 def pieces_of(spec: ArraySpec, rows: np.ndarray) -> Iterator[tuple[int, list[Piece]]]:
@@ -107,24 +107,24 @@ def pieces_of(spec: ArraySpec, rows: np.ndarray) -> Iterator[tuple[int, list[Pie
     pieces: list[Piece] = []
     for start, stop in zip(starts, np.r_[starts[1:], len(rows)][: len(starts)], strict=True):
         number = int(chunk_of[start])
-        if number // spec.blocks != shard:
+        if number // spec.row_chunks != shard:
             if pieces:
                 yield shard, pieces
-            shard, pieces = number // spec.blocks, []
+            shard, pieces = number // spec.row_chunks, []
         source = ordered[start:stop] - number * spec.chunk_rows
-        pieces.append(Piece(number % spec.blocks, _slice(source), _slice(order[start:stop])))
+        pieces.append(Piece(number % spec.row_chunks, _slice(source), _slice(order[start:stop])))
     if pieces:
         yield shard, pieces
 
 
-def _take(spec: ArraySpec, chunk: np.ndarray, piece: Piece, out: np.ndarray, place: int) -> None:
-    """Copy rows of a chunk into ``out[target, place]``, as numbers."""
+def _take(spec: ArraySpec, chunk: np.ndarray, piece: Piece, out: np.ndarray, column: int) -> None:
+    """Copy rows of a chunk into ``out[target, column]``, as numbers."""
     if not spec.bfloat16_bits:
-        out[piece.target, place] = chunk[piece.source]
+        out[piece.target, column] = chunk[piece.source]
     elif isinstance(piece.target, slice) and out.dtype == np.float32:
-        bfloat16.decode(chunk[piece.source], out[piece.target, place])
+        bfloat16.decode(chunk[piece.source], out[piece.target, column])
     else:
-        out[piece.target, place] = _numbers(spec, chunk[piece.source])
+        out[piece.target, column] = _numbers(spec, chunk[piece.source])
 
 
 def _numbers(spec: ArraySpec, values: np.ndarray) -> np.ndarray:

@@ -29,29 +29,29 @@ class Recovered:
     """Entries that follow on nothing."""
 
 
-def recover(objects: Backend) -> Recovered:
+def recover(backend: Backend) -> Recovered:
     """The store as it was planned. Raises UserError if there is none, StoreError if no copy tells what it held."""
-    manifest, error = root(objects)
-    there = log.numbers(objects)
+    manifest, error = root(backend)
+    there = log.numbers(backend)
     if manifest is None and not there:
-        return _format_1(objects, manifest, error)
-    result = _by_log(objects, manifest, there)
+        return _format_1(backend, manifest, error)
+    result = _by_log(backend, manifest, there)
     done = len(result.logged.manifest.segments) if result else -1
     if manifest is not None and manifest.format == 1 and len(manifest.segments) > done:
-        of_old = _format_1(objects, manifest, error)  # whose log is not made, or was stopped while it was
+        of_old = _format_1(backend, manifest, error)  # whose log is not made, or was stopped while it was
         of_old.useless = [log.key(number) for number in sorted(there) if number > done]
         of_old.wrong += [(key, f"{key} is no part of the store's log") for key in of_old.useless]
         return of_old
     if result is None:
         raise error or UserError(
-            f"store {objects.url}: {log.key(0)}, which says what the store is, is lost with its copy"
+            f"store {backend.url}: {log.key(0)}, which says what the store is, is lost with its copy"
         )
     return result
 
 
-def _by_log(objects: Backend, manifest: Manifest | None, there: set[int]) -> Recovered | None:
+def _by_log(backend: Backend, manifest: Manifest | None, there: set[int]) -> Recovered | None:
     """As much of the log as there is or can be made again; None without its first entry."""
-    result = _first(objects, manifest, there)
+    result = _first(backend, manifest, there)
     if result is None:
         return None
     promised = manifest.segments if manifest and manifest.head == result.logged.manifest.head else ()
@@ -61,13 +61,13 @@ def _by_log(objects: Backend, manifest: Manifest | None, there: set[int]) -> Rec
         trouble = f"{log.key(number)} is missing"
         if number in there:
             try:
-                result.logged = log.read_entry(objects, number, logged)
+                result.logged = log.read_entry(backend, number, logged)
                 continue
             except StoreError as error:
                 trouble = str(error)
         if number > len(promised) and not any(after >= number for after in there):
             return result
-        rows = _rows(objects) if rows is None else rows
+        rows = _rows(backend) if rows is None else rows
         again = _from_rows(logged, promised[number - 1], rows) if number <= len(promised) else None
         if again is None:  # none of the copies tells: the prompts of this and of what follows are to be cached again
             result.useless = [log.key(after) for after in sorted(there) if after >= number]
@@ -77,9 +77,9 @@ def _by_log(objects: Backend, manifest: Manifest | None, there: set[int]) -> Rec
         result.entries[log.key(number)], result.logged = again
 
 
-def _first(objects: Backend, manifest: Manifest | None, there: set[int]) -> Recovered | None:
+def _first(backend: Backend, manifest: Manifest | None, there: set[int]) -> Recovered | None:
     try:
-        return Recovered(log.read_entry(objects, 0, None)) if 0 in there else _first_again(manifest)
+        return Recovered(log.read_entry(backend, 0, None)) if 0 in there else _first_again(manifest)
     except StoreError:
         return _first_again(manifest)
 
@@ -98,7 +98,7 @@ def _first_again(manifest: Manifest | None) -> Recovered | None:
 def _from_rows(known: Logged, segment: Segment, rows: list[PromptRecord | None]) -> tuple[bytes, Logged] | None:
     """The entry that planned a segment, and the store with it, from the rows of the coordinate arrays."""
     stop = (segment.first_shard + segment.shards) * known.manifest.geometry.shard_prompts
-    own = log.trimmed(rows[len(known.plan.records) : stop])
+    own = log.trimmed(rows[len(known.table.records) : stop])
     held = [record for record in own if record]
     if records_digest(held) != segment.digest:
         return None
@@ -106,21 +106,21 @@ def _from_rows(known: Logged, segment: Segment, rows: list[PromptRecord | None])
     return data, log.extended(known, segment, own, digest)
 
 
-def _rows(objects: Backend) -> list[PromptRecord | None]:
+def _rows(backend: Backend) -> list[PromptRecord | None]:
     try:
-        return coordinates.read_records(objects)
+        return coordinates.read_records(backend)
     except StoreError:
         return []
 
 
-def _format_1(objects: Backend, manifest: Manifest | None, error: UserError | None) -> Recovered:
+def _format_1(backend: Backend, manifest: Manifest | None, error: UserError | None) -> Recovered:
     """A store of format 1 from its arrays and copies, all of which are looked at."""
-    copy = format1.manifest_copy(objects)
+    copy = format1.manifest_copy(backend)
     wrong: list[tuple[str, str]] = []
     if manifest is None:
         if copy is None:
             what = error or "there is no activation store"
-            raise UserError(f"{objects.url}: {what}; and there is no copy of a manifest to restore it from")
+            raise UserError(f"{backend.url}: {what}; and there is no copy of a manifest to restore it from")
         manifest = copy
         wrong.append((KEY, str(error) if error else f"{KEY} is missing"))
     elif copy != manifest:
@@ -130,7 +130,7 @@ def _format_1(objects: Backend, manifest: Manifest | None, error: UserError | No
     sources = [("prompt", format1.logged), (format1.RECORDS_COPY, format1.from_copy)]
     for key, read in sources:
         try:
-            found.append(read(objects, manifest))
+            found.append(read(backend, manifest))
         except StoreError as trouble:
             wrong.append((key, str(trouble)))
     if not found:

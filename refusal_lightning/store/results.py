@@ -25,7 +25,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def save(
-    objects: Backend,
+    backend: Backend,
     key: str,
     arrays: Mapping[str, np.ndarray],
     attrs: Mapping[str, Any],
@@ -37,100 +37,100 @@ def save(
     """
     for name in (key, *arrays):
         if not _NAME.fullmatch(name):
-            raise UserError(f"store {objects.url}: a result's name holds letters, digits, . _ and -, not {name!r}")
+            raise UserError(f"store {backend.url}: a result's name holds letters, digits, . _ and -, not {name!r}")
     version = f"v{uuid.uuid4().hex}"
-    before = _version(objects, key)
+    before = _version(backend, key)
     names = {}
     for name, values in arrays.items():
         array = np.asarray(values)
         for file, data in encoded(name, array, _dims(array), _CHUNK).items():
-            objects.write(f"{FOLDER}/{key}/{version}/{file}", [[data]])
+            backend.write(f"{FOLDER}/{key}/{version}/{file}", [[data]])
         names[name] = list(array.shape)
-    objects.write(f"{FOLDER}/{key}/{version}/zarr.json", [[_group({})]])
-    objects.write(GROUP, [[_group({})]])
+    backend.write(f"{FOLDER}/{key}/{version}/zarr.json", [[_group({})]])
+    backend.write(GROUP, [[_group({})]])
     when = time.time() if saved is None else saved
     marker = {"version": version, "arrays": names, "attrs": dict(attrs), "saved": when}
-    objects.write(f"{FOLDER}/{key}/zarr.json", [[_group({**marker, "digest": digest_of(marker)})]])
+    backend.write(f"{FOLDER}/{key}/zarr.json", [[_group({**marker, "digest": digest_of(marker)})]])
     if before:
-        objects.delete_folder(f"{FOLDER}/{key}/{before}")
+        backend.delete_folder(f"{FOLDER}/{key}/{before}")
 
 
-def load(objects: Backend, key: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+def load(backend: Backend, key: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
     """(arrays, attrs) as they were saved, bit for bit; None if there is no such result. Raises StoreError on damage."""
     for _ in range(10):
-        marker = _marker(objects, key)
+        marker = _marker(backend, key)
         if marker is None:
             return None
         try:
             folder = f"{FOLDER}/{key}/{marker['version']}"
-            return {name: read_whole(objects, f"{folder}/{name}") for name in marker["arrays"]}, marker["attrs"]
+            return {name: read_whole(backend, f"{folder}/{name}") for name in marker["arrays"]}, marker["attrs"]
         except Exception as error:
-            if _version(objects, key) == marker["version"]:
+            if _version(backend, key) == marker["version"]:
                 raise StoreError(
-                    f"store {objects.url}: result {key} is damaged ({error}); delete {FOLDER}/{key} to have it "
+                    f"store {backend.url}: result {key} is damaged ({error}); delete {FOLDER}/{key} to have it "
                     "computed again"
                 ) from error
-    raise StoreError(f"store {objects.url}: result {key} is being replaced over and over")
+    raise StoreError(f"store {backend.url}: result {key} is being replaced over and over")
 
 
-def saved(objects: Backend, key: str) -> float:
+def saved(backend: Backend, key: str) -> float:
     """When a result was saved, seconds since 1970: 0 by a version that did not note it, -1 where there is none."""
-    marker = _marker(objects, key)
+    marker = _marker(backend, key)
     return -1.0 if marker is None else float(marker.get("saved", 0.0))
 
 
-def why_not_writable(objects: Backend) -> str | None:
+def why_not_writable(backend: Backend) -> str | None:
     """Why nothing can be saved, in words; None if something can. Writes a small object and deletes it."""
     probe = f"{FOLDER}/.probe-{uuid.uuid4().hex}"
     try:
-        objects.write(probe, [[b"-"]])
-        objects.delete(probe)
+        backend.write(probe, [[b"-"]])
+        backend.delete(probe)
     except (UserError, StoreError) as error:
         return str(error)
     return None
 
 
-def listed(objects: Backend) -> list[str]:
+def listed(backend: Backend) -> list[str]:
     """Names of all results."""
-    return [name for name in sorted(objects.folders(FOLDER)) if _version(objects, name)]
+    return [name for name in sorted(backend.folders(FOLDER)) if _version(backend, name)]
 
 
-def problems(objects: Backend) -> Iterator[tuple[str, str]]:
+def problems(backend: Backend) -> Iterator[tuple[str, str]]:
     """(key, what is wrong) for every result that is damaged, in what zarr readers look at too."""
-    names = objects.folders(FOLDER)
-    if names and not same_metadata(objects.read(GROUP), _group({})):
+    names = backend.folders(FOLDER)
+    if names and not same_metadata(backend.read(GROUP), _group({})):
         yield GROUP, f"{GROUP} is not the group that holds the results"
     for name in names:
         folder = f"{FOLDER}/{name}"
         try:
-            found, version = load(objects, name), _version(objects, name)
+            found, version = load(backend, name), _version(backend, name)
         except StoreError as error:
             yield folder, str(error)
             continue
         if found is None:
-            yield folder, f"store {objects.url}: result {name} has lost its zarr.json"
+            yield folder, f"store {backend.url}: result {name} has lost its zarr.json"
             continue
         described = {f"{folder}/{version}/zarr.json": _group({})}
         for array, values in found[0].items():
             shape, dtype = values.shape, values.dtype
             described[f"{folder}/{version}/{array}/zarr.json"] = metadata(array, shape, dtype, _dims(values), _CHUNK)
-        wrong = [key for key, data in described.items() if not same_metadata(objects.read(key), data)]
-        if wrong and _version(objects, name) == version:
-            yield folder, f"store {objects.url}: result {name} is damaged: {wrong[0]} is not what was written"
+        wrong = [key for key, data in described.items() if not same_metadata(backend.read(key), data)]
+        if wrong and _version(backend, name) == version:
+            yield folder, f"store {backend.url}: result {name} is damaged: {wrong[0]} is not what was written"
 
 
-def write_group(objects: Backend) -> None:
+def write_group(backend: Backend) -> None:
     """Write the group that holds the results, if there are any."""
-    if objects.folders(FOLDER):
-        objects.write(GROUP, [[_group({})]])
+    if backend.folders(FOLDER):
+        backend.write(GROUP, [[_group({})]])
 
 
 def _dims(values: np.ndarray) -> tuple[str, ...]:
     return tuple(f"dim_{i}" for i in range(values.ndim))
 
 
-def _marker(objects: Backend, key: str) -> dict[str, Any] | None:
-    data = objects.read(f"{FOLDER}/{key}/zarr.json")
+def _marker(backend: Backend, key: str) -> dict[str, Any] | None:
+    data = backend.read(f"{FOLDER}/{key}/zarr.json")
     if data is None:
         return None
     try:
@@ -143,13 +143,13 @@ def _marker(objects: Backend, key: str) -> dict[str, Any] | None:
         return marker
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(
-            f"store {objects.url}: result {key} is damaged: its zarr.json cannot be read ({error}); delete "
+            f"store {backend.url}: result {key} is damaged: its zarr.json cannot be read ({error}); delete "
             f"{FOLDER}/{key} to have it computed again"
         ) from error
 
 
-def _version(objects: Backend, key: str) -> str | None:
-    marker = _marker(objects, key)
+def _version(backend: Backend, key: str) -> str | None:
+    marker = _marker(backend, key)
     return None if marker is None else marker["version"]
 
 

@@ -99,13 +99,13 @@ def filled(url: str | Path, numbers: Iterable[int] = range(40), **options: Any) 
 
 def plan_in_format_1(url: Path, numbers: Iterable[int]) -> None:
     """Plan further prompts in a store of format 1 as an older version of the package does, which knows no log."""
-    objects = LocalBackend(url)
-    manifest = read_manifest(objects)
+    backend = LocalBackend(url)
+    manifest = read_manifest(backend)
     assert manifest is not None and manifest.format == 1
-    known = format1.logged(objects, manifest).plan
+    known = format1.logged(backend, manifest).table
     rows, fresh, shards = known.new_rows(records(numbers))
     manifest = replace(manifest, segments=(*manifest.segments, manifest.next_segment(shards, fresh, {})))
-    row_files.write(objects, Logged(manifest, RowTable(manifest.geometry, [*known.records, *rows])))
+    row_files.write(backend, Logged(manifest, RowTable(manifest.geometry, [*known.records, *rows])))
 
 
 def expected(layout: Layout, name: str, numbers: Sequence[int]) -> np.ndarray:

@@ -185,11 +185,11 @@ def test_a_log_half_made_from_format_1(stores, tmp_path, monkeypatch):
         create = LocalBackend.create
         made: list[str] = []
 
-        def some(objects, key, data, made=made, entries=entries, create=create):
+        def some(backend, key, data, made=made, entries=entries, create=create):
             if len(set(made)) == entries and key not in made:
                 raise KeyboardInterrupt
             made.append(key)
-            return create(objects, key, data)
+            return create(backend, key, data)
 
         with monkeypatch.context() as patch:
             patch.setattr(LocalBackend, "create", some)

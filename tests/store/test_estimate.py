@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from stores import LAYOUT, RAGGED, fill, make, record, records
 
 from refusal_lightning.store import Encoding, Layout, PromptRecord, estimate
-from refusal_lightning.store.format.chunking import LARGEST, SMALLEST, array_specs, plan_geometry
+from refusal_lightning.store.format.chunking import LARGEST, SMALLEST, array_specs, choose_geometry
 
 
 @pytest.mark.parametrize("compression", ["none", "zstd"])
@@ -43,7 +43,7 @@ def test_uncompressed_bytes_are_within_two_percent(tmp_path):
 
 
 def _specs(store):
-    return array_specs(store.layout, store.encoding, store._manifest.geometry)
+    return array_specs(store.layout, store.encoding, store._state.manifest.geometry)
 
 
 @pytest.mark.parametrize("compression", ["none", "zstd"])
@@ -69,11 +69,11 @@ def test_geometry(hooks, layers, positions, d_model, vocab, prompts, ragged, lon
     names = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")[:hooks]
     layout = Layout(names, tuple(range(layers)), "all" if ragged else tuple(range(-positions, 0)), d_model, vocab)
     encoding = Encoding("none")
-    geometry = plan_geometry(layout, encoding, prompts, prompts * max(1, longest // 2), longest)
+    geometry = choose_geometry(layout, encoding, prompts, prompts * max(1, longest // 2), longest)
     for spec in array_specs(layout, encoding, geometry).values():
-        assert spec.shard_rows % spec.chunk_rows == 0 and spec.blocks * spec.chunk_rows == spec.shard_rows
+        assert spec.shard_rows % spec.chunk_rows == 0 and spec.row_chunks * spec.chunk_rows == spec.shard_rows
         assert all(s % c == 0 for s, c in zip(spec.shard_shape, spec.chunk_shape, strict=True))
-        assert np.prod(spec.grid) == spec.blocks * spec.groups
+        assert np.prod(spec.grid) == spec.row_chunks * spec.n_layers
         assert spec.chunk_bytes <= max(1 << 20, spec.values * 4)
     per_prompt = sum(4 * np.prod(spec.shape) for spec in array_specs(layout, encoding, geometry).values())
     if ragged:

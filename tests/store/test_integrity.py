@@ -231,7 +231,7 @@ def test_care_of_no_store(tmp_path):
 
 
 def test_a_newer_format(store):
-    data, _ = log._encoded({"head": {**ActivationStore.open(store.url)._manifest.head, "format": 3}})
+    data, _ = log._encoded({"head": {**ActivationStore.open(store.url)._state.manifest.head, "format": 3}})
     Path(store.url, log.key(0)).write_bytes(data)
     for open_it in (ActivationStore.open, verify, repair):
         with pytest.raises(UserError, match=r"format version 3.*update refusal_lightning"):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from stores import LAYOUT, check, fill, filled, hashes, make, record, records, shard_arrays
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.store import ActivationStore, Layout, StoreError, activation_store, repair, verify
+from refusal_lightning.store import ActivationStore, Layout, StoreError, opening, repair, verify
 from refusal_lightning.store.backend import local
 from refusal_lightning.store.backend.local import LocalBackend
 from refusal_lightning.store.backend.open import open_backend
@@ -36,11 +36,11 @@ class Killed(BaseException):
 class Stepwise:
     """A store's objects that do something of a test's own right before a step."""
 
-    def __init__(self, objects: Any, before: Callable[[int], None]) -> None:
-        self._objects, self._before, self.steps = objects, before, 0
+    def __init__(self, backend: Any, before: Callable[[int], None]) -> None:
+        self._backend, self._before, self.steps = backend, before, 0
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._objects, name)
+        method = getattr(self._backend, name)
         if name not in STEPS:
             return method
 
@@ -54,7 +54,7 @@ class Stepwise:
 
 def _planner(url: Path, before: Callable[[int], None]) -> tuple[ActivationStore, Stepwise]:
     store = ActivationStore.open(url)
-    store._objects = stepwise = Stepwise(store._objects, before)
+    store._state.backend = stepwise = Stepwise(store._state.backend, before)
     return store, stepwise
 
 
@@ -140,14 +140,14 @@ def test_many_steps_of_two_planners(tmp_path):
                 state["next"] = next(moves)
                 turn.notify_all()
 
-        def plan(who: int, numbers: range, url: Path = url, state: dict[str, int] = state, turn: Any = turn) -> None:
+        def add(who: int, numbers: range, url: Path = url, state: dict[str, int] = state, turn: Any = turn) -> None:
             store, _ = _planner(url, lambda step: before(who))
             store.add_prompts(records(numbers))
             with turn:
                 state["running"] -= 1
                 turn.notify_all()
 
-        threads = [threading.Thread(target=plan, args=(who, part)) for who, part in enumerate((MINE, THEIRS))]
+        threads = [threading.Thread(target=add, args=(who, part)) for who, part in enumerate((MINE, THEIRS))]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -189,7 +189,7 @@ def test_the_same_plan_from_two(tmp_path):
     url = _begun(tmp_path / "s")
     stores = [ActivationStore.open(url) for _ in range(2)]
     for store in stores:
-        store.refresh = lambda: None  # type: ignore[method-assign]  # both know the store as it was
+        store._state.refresh = lambda: None  # type: ignore[method-assign]  # both know the store as it was
     assert [store.add_prompts(records(MINE)) for store in stores] == [7, 7]
     assert len(list((url / "prompt" / "plan").iterdir())) == 3
     _check_whole(url, range(12))
@@ -199,9 +199,9 @@ def test_a_lost_reply(tmp_path, monkeypatch):
     """NFS sends a link again, S3's clients a PUT, whose first sending had succeeded: "exists" is one's own success."""
     create = LocalBackend.create
 
-    def twice(objects: LocalBackend, key: str, data: bytes) -> bool:
-        create(objects, key, data)
-        return create(objects, key, data)
+    def twice(backend: LocalBackend, key: str, data: bytes) -> bool:
+        create(backend, key, data)
+        return create(backend, key, data)
 
     monkeypatch.setattr(LocalBackend, "create", twice)
     store = make(tmp_path / "s")
@@ -219,8 +219,8 @@ def test_without_hard_links(code, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
     store = filled(tmp_path / "s", range(5))
-    objects = LocalBackend(tmp_path / "s")
-    assert objects.create("x", b"1") and not objects.create("x", b"2") and objects.read("x") == b"1"
+    backend = LocalBackend(tmp_path / "s")
+    assert backend.create("x", b"1") and not backend.create("x", b"2") and backend.read("x") == b"1"
     check(ActivationStore.open(store.url), range(5))
     assert not list(tmp_path.rglob("*.partial"))
 
@@ -254,8 +254,8 @@ def test_a_listing_that_passes_over_an_entry(tmp_path, monkeypatch):
     before = {path: path.read_bytes() for path in url.rglob("*") if path.is_file()}
     sizes = LocalBackend.sizes
 
-    def some(objects: LocalBackend, folder: str) -> Any:
-        return {name: size for name, size in sizes(objects, folder).items() if f"{folder}/{name}" != log.key(2)}
+    def some(backend: LocalBackend, folder: str) -> Any:
+        return {name: size for name, size in sizes(backend, folder).items() if f"{folder}/{name}" != log.key(2)}
 
     monkeypatch.setattr(LocalBackend, "sizes", some)
     assert len(ActivationStore.open(url).prompts) == 12
@@ -267,14 +267,14 @@ def test_a_listing_that_passes_over_an_entry(tmp_path, monkeypatch):
 def test_another_process_makes_the_store_at_the_same_moment(tmp_path, monkeypatch):
     """Between the look whether there is a store and the look whether there is something else."""
     url = tmp_path / "s"
-    plan_geometry = activation_store.plan_geometry
+    require_empty_place = opening.require_empty_place
 
     def slow(*args: Any) -> Any:
         monkeypatch.undo()
         filled(url, range(5))
-        return plan_geometry(*args)
+        return require_empty_place(*args)
 
-    monkeypatch.setattr(activation_store, "plan_geometry", slow)
+    monkeypatch.setattr(opening, "require_empty_place", slow)
     check(make(url), range(5))
 
 
@@ -304,8 +304,8 @@ def test_entries_of_another_store(tmp_path, monkeypatch):
 @pytest.mark.parametrize("conflicts", [1, 9])
 def test_conflicts_at_s3(conflicts, s3, monkeypatch):
     """S3 answers 409 to a conditional PUT while another request for the key is under way: it is sent again."""
-    objects = open_backend("s3://bucket/conflicts", s3)
-    fs = objects._store.fs  # type: ignore[attr-defined]
+    backend = open_backend("s3://bucket/conflicts", s3)
+    fs = backend._store.fs  # type: ignore[attr-defined]
     pipe = fs._pipe_file
     said: list[str] = []
 
@@ -318,10 +318,10 @@ def test_conflicts_at_s3(conflicts, s3, monkeypatch):
     monkeypatch.setattr(fs, "_pipe_file", busy)
     monkeypatch.setattr("refusal_lightning.store.backend.remote._CONFLICT_PAUSE", 0.001)
     if conflicts == 1:
-        assert objects.create(f"x{conflicts}", b"1")
+        assert backend.create(f"x{conflicts}", b"1")
     else:
         with pytest.raises(StoreError, match="ConditionalRequestConflict"):
-            objects.create(f"x{conflicts}", b"1")
+            backend.create(f"x{conflicts}", b"1")
 
 
 @pytest.mark.parametrize("answer", ["ignores", "refuses"])

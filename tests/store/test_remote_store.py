@@ -55,10 +55,10 @@ def test_damage(place):
     store = make(**place, shard_bytes=4000)
     store.add_prompts(records(range(20)))
     fill(store)
-    objects = open_backend(**place)
-    data = bytearray(objects.read("resid_pre/c.1.0.0.0") or b"")
+    backend = open_backend(**place)
+    data = bytearray(backend.read("resid_pre/c.1.0.0.0") or b"")
     data[10] ^= 1
-    objects.write("resid_pre/c.1.0.0.0", [[bytes(data)]])
+    backend.write("resid_pre/c.1.0.0.0", [[bytes(data)]])
     with pytest.raises(StoreError, match=r"shard 1 of array resid_pre.*damaged"):
         store.read("resid_pre")
     (problem,) = verify(**place)
@@ -86,7 +86,8 @@ def test_one_entry_of_the_log_at_a_time(place):
     make(**place)
     one, other = (ActivationStore.open(**place) for _ in range(2))
     assert one.add_prompts([record(1)]) == 1
-    refresh, other.refresh = other.refresh, lambda: setattr(other, "refresh", refresh)  # type: ignore[method-assign]
+    state = other._state
+    refresh, state.refresh = state.refresh, lambda: setattr(state, "refresh", refresh)  # type: ignore[method-assign]
     assert other.add_prompts([record(2)]) == 1
     fill(other)
     check(ActivationStore.open(**place), [1, 2])

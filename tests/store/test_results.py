@@ -74,11 +74,11 @@ def test_replaced_while_it_is_read(file, tmp_path, monkeypatch):
     read = LocalBackend.read
     replaced: list[str] = []
 
-    def late(objects: LocalBackend, key: str) -> bytes | None:
+    def late(backend: LocalBackend, key: str) -> bytes | None:
         if key.endswith(file) and not replaced:
             replaced.append(key)
             store.save_result("a", {"x": np.full(4, 2.0), "y": np.full(4, 2.0)}, {"n": 2})
-        return read(objects, key)
+        return read(backend, key)
 
     monkeypatch.setattr(LocalBackend, "read", late)
     arrays, attrs = store.load_result("a") or ({}, {})

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import zarr
 from stores import rounded
+from zarr.abc.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from refusal_lightning.store import Encoding, Layout, StoreError
@@ -13,7 +14,7 @@ from refusal_lightning.store.backend.local import LocalBackend
 from refusal_lightning.store.format.chunking import ArraySpec, Geometry, array_specs
 from refusal_lightning.store.format.metadata import create_zarr_array
 from refusal_lightning.store.format.shard_file import BINDING_BYTES, Binding, bound_to, encode, shard_key, shard_number
-from refusal_lightning.store.reading import Source, read_rows
+from refusal_lightning.store.reading import StoredArray, read_rows
 
 CASES = [(c, d) for c in ("none", "zstd", "lz4") for d in ("float32", "float16", "bfloat16")]
 
@@ -37,8 +38,8 @@ BINDING = Binding(bytes(range(32)))
 
 
 def _encoded(spec: ArraySpec, compression, data: np.ndarray, binding: Binding | None = BINDING) -> bytes:
-    groups = data.reshape(len(data), spec.groups, spec.values)
-    parts = encode(spec, compression, groups, binding)
+    n_layers = data.reshape(len(data), spec.n_layers, spec.values)
+    parts = encode(spec, compression, n_layers, binding)
     return b"".join(bytes(memoryview(part).cast("B")) for some in parts for part in some)
 
 
@@ -60,7 +61,7 @@ def test_we_read_zarrs(compression, dtype, tmp_path):
     data = _data(spec, dtype, rows=31)
     create_zarr_array(zarr.storage.LocalStore(tmp_path), spec, compression, len(data))[...] = _as_stored(spec, data)
     rows = np.random.default_rng(0).permutation(31)
-    read = read_rows(Source(LocalBackend(tmp_path), spec, compression), rows, [2, 0], np.dtype("<f4"))
+    read = read_rows(StoredArray(LocalBackend(tmp_path), spec, compression), rows, [2, 0], np.dtype("<f4"))
     np.testing.assert_array_equal(read.reshape(31, 2, 2, 700), data[rows][:, [2, 0]])
 
 
@@ -73,9 +74,9 @@ def test_bytes_equal_zarrs(compression, dtype, rows):
     """
     spec = _spec(compression, dtype, shard_rows=12, chunk_rows=12)
     data = _data(spec, dtype, rows)
-    store = MemoryStore()
-    create_zarr_array(store, spec, compression, rows)[...] = _as_stored(spec, data)
-    theirs = store._store_dict[shard_key(spec, 0)].to_bytes()
+    held: dict[str, Buffer] = {}
+    create_zarr_array(MemoryStore(held), spec, compression, rows)[...] = _as_stored(spec, data)
+    theirs = held[shard_key(spec, 0)].to_bytes()
     assert _encoded(spec, compression, data, None) == theirs
     ours, index = _encoded(spec, compression, data), theirs[-spec.index_bytes :]
     assert ours.endswith(index) and ours[: -spec.index_bytes - BINDING_BYTES] + index == theirs
@@ -91,7 +92,7 @@ def test_chunks_of_no_prompt_are_left_out():
 def test_bits_are_kept():
     """NaN with any payload, infinities, negative zero and denormals, in float32 as they are."""
     spec = _spec("none", "float32", shard_rows=1, chunk_rows=1)
-    bits = np.random.default_rng(3).integers(0, 2**32, size=(1, spec.groups, spec.values), dtype=np.uint32)
+    bits = np.random.default_rng(3).integers(0, 2**32, size=(1, spec.n_layers, spec.values), dtype=np.uint32)
     bits[0, 0, :4] = [0x7F800001, 0xFFC12345, 0x80000000, 0x00000001]
     encoded = _encoded(spec, "none", bits.view(np.float32))
     assert encoded[: 4 * spec.values] == bits[0, 0].tobytes()
@@ -114,7 +115,7 @@ def test_every_flipped_byte_is_found(compression, tmp_path):
     path = tmp_path / shard_key(spec, 0)
     path.parent.mkdir()
     good = _encoded(spec, compression, data)
-    source = Source(LocalBackend(tmp_path), spec, compression, lambda shard: BINDING)
+    source = StoredArray(LocalBackend(tmp_path), spec, compression, lambda shard: BINDING)
     for place in range(len(good)):
         path.write_bytes(good[:place] + bytes([good[place] ^ 0x10]) + good[place + 1 :])
         with pytest.raises(StoreError, match="shard 0 of array resid_pre"):

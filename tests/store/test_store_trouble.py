@@ -140,13 +140,13 @@ def test_many_planners_at_once(tmp_path):
     make(url)
     failed: list[BaseException] = []
 
-    def plan(part: int) -> None:
+    def add(part: int) -> None:
         try:
             ActivationStore.open(url).add_prompts(records(range(part * 5, part * 5 + 10)))
         except BaseException as error:
             failed.append(error)
 
-    planners = [threading.Thread(target=plan, args=(part,)) for part in range(4)]
+    planners = [threading.Thread(target=add, args=(part,)) for part in range(4)]
     for planner in planners:
         planner.start()
     for planner in planners:
@@ -212,12 +212,12 @@ def test_a_plan_that_is_seen_late(tmp_path, monkeypatch):
     sizes = LocalBackend.sizes
     shown: list[str] = []
 
-    def late(objects: LocalBackend, folder: str) -> Any:
+    def late(backend: LocalBackend, folder: str) -> Any:
         shown.append(folder)
-        return {k: v for k, v in sizes(objects, folder).items() if len(shown) > 3 or not k.startswith("000002")}
+        return {k: v for k, v in sizes(backend, folder).items() if len(shown) > 3 or not k.startswith("000002")}
 
     monkeypatch.setattr(LocalBackend, "sizes", late)
     assert reader.shard(len(store.shards) - 1).hashes == store.shards[-1].hashes
-    monkeypatch.setattr("refusal_lightning.store.activation_store.SEEN_SECONDS", 0.0)
+    monkeypatch.setattr("refusal_lightning.store.state.SEEN_SECONDS", 0.0)
     with pytest.raises(IndexError):
         reader.shard(99)

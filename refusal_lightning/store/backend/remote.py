@@ -152,9 +152,9 @@ class RemoteBackend:
 class _RemoteReader:
     """An object read in parts: what is named ahead is fetched together, neighbours in one request."""
 
-    def __init__(self, objects: RemoteBackend, key: str) -> None:
-        self._objects, self._key = objects, key
-        size = objects.size(key)
+    def __init__(self, backend: RemoteBackend, key: str) -> None:
+        self._backend, self._key = backend, key
+        size = backend.size(key)
         if size is None:
             raise FileNotFoundError(key)
         self.size = size
@@ -169,14 +169,14 @@ class _RemoteReader:
 
     def prefetch(self, ranges: Sequence[Range]) -> None:
         self._ordered = _merge(ranges)
-        self._parts = dict(zip(self._ordered, self._objects.ranges(self._key, self._ordered), strict=True))
+        self._parts = dict(zip(self._ordered, self._backend.ranges(self._key, self._ordered), strict=True))
 
     def read(self, start: int, stop: int, scratch: bytearray) -> Any:
         place = bisect.bisect_right(self._ordered, start, key=lambda part: part[0]) - 1
         if place >= 0 and stop <= self._ordered[place][1]:
             part = self._ordered[place]
             return memoryview(self._parts[part])[start - part[0] : stop - part[0]]
-        return memoryview(self._objects.ranges(self._key, [(start, stop)])[0])
+        return memoryview(self._backend.ranges(self._key, [(start, stop)])[0])
 
 
 def _merge(ranges: Sequence[Range], most: int = 64 << 20) -> list[Range]:

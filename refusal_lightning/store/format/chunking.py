@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from refusal_lightning.store.format.layout import LOGITS, Encoding, Layout
+from refusal_lightning.store.format.layout import LOGITS, Encoding, Layout, Shard
 
 CHUNK_BYTES = 1 << 20
 """Aim for the uncompressed size of an inner chunk: small enough for a CPU's cache, large enough for a disk."""
@@ -53,14 +53,14 @@ class Geometry:
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """One array, seen as [row, group, value]: a group is a layer, and the logits have one group."""
+    """One array, seen as [row, layer, value]; the logits count as one layer."""
 
     name: str
     shape: tuple[int, ...]
     """Shape of one row."""
     dims: tuple[str, ...]
     """Names of all axes."""
-    groups: int
+    n_layers: int
     stored: np.dtype[Any]
     """Type on disk."""
     bfloat16_bits: bool
@@ -69,24 +69,38 @@ class ArraySpec:
     chunk_rows: int
 
     @property
-    def values(self) -> int:
-        """Values of a row in one group."""
-        return math.prod(self.shape) // self.groups
+    def per_token(self) -> bool:
+        """Whether a row is a token, as in stores of all positions, and not a prompt."""
+        return self.dims[0] == "token"
 
     @property
-    def blocks(self) -> int:
+    def has_layers(self) -> bool:
+        """False for the logits."""
+        return "layer" in self.dims
+
+    def rows_in(self, shard: Shard) -> int:
+        """Rows of this array that a shard's prompts take."""
+        return sum(shard.n_tokens) if self.per_token else shard.n_rows
+
+    @property
+    def values(self) -> int:
+        """Values of a row in one layer."""
+        return math.prod(self.shape) // self.n_layers
+
+    @property
+    def row_chunks(self) -> int:
         """Chunks of a shard along its rows."""
         return self.shard_rows // self.chunk_rows
 
     @property
     def grid(self) -> tuple[int, ...]:
         """Chunks of a shard along each axis."""
-        return (self.blocks, *(self.groups if i == 0 and len(self.dims) > 2 else 1 for i in range(len(self.shape))))
+        return (self.row_chunks, *(self.n_layers if i == 0 and self.has_layers else 1 for i in range(len(self.shape))))
 
     @property
     def chunk_shape(self) -> tuple[int, ...]:
         """Shape of an inner chunk: some rows, one layer, everything else."""
-        return (self.chunk_rows, *((1, *self.shape[1:]) if len(self.dims) > 2 else self.shape))
+        return (self.chunk_rows, *((1, *self.shape[1:]) if self.has_layers else self.shape))
 
     @property
     def shard_shape(self) -> tuple[int, ...]:
@@ -101,7 +115,7 @@ class ArraySpec:
     @property
     def index_bytes(self) -> int:
         """Bytes of a shard's index, its checksum included."""
-        return self.blocks * self.groups * 16 + 4
+        return self.row_chunks * self.n_layers * 16 + 4
 
 
 def stored_dtype(layout: Layout, encoding: Encoding, name: str) -> tuple[np.dtype[Any], bool]:
@@ -133,13 +147,13 @@ def array_specs(layout: Layout, encoding: Encoding, geometry: Geometry) -> dict[
     for name in layout.array_names:
         stored, bits = stored_dtype(layout, encoding, name)
         dims: tuple[str, ...] = ("prompt", "layer", "position", "d_model")
-        rows, groups = geometry.shard_prompts, len(layout.layers)
+        rows, n_layers = geometry.shard_prompts, len(layout.layers)
         if name == LOGITS:
-            dims, groups = ("prompt", "vocab"), 1
+            dims, n_layers = ("prompt", "vocab"), 1
         elif geometry.shard_tokens is not None:
             dims, rows = ("token", "layer", "d_model"), geometry.shard_tokens
         specs[name] = ArraySpec(
-            name, row_shape(layout, name), dims, groups, stored, bits, rows, geometry.chunk_rows[name]
+            name, row_shape(layout, name), dims, n_layers, stored, bits, rows, geometry.chunk_rows[name]
         )
     return specs
 
@@ -149,7 +163,7 @@ def row_bytes(layout: Layout, encoding: Encoding, name: str) -> int:
     return math.prod(row_shape(layout, name)) * stored_dtype(layout, encoding, name)[0].itemsize
 
 
-def plan_geometry(
+def choose_geometry(
     layout: Layout,
     encoding: Encoding,
     n_prompts: int | None = None,
@@ -168,17 +182,17 @@ def plan_geometry(
     per_prompt = hooks * (mean_tokens if layout.ragged else 1) + bytes_of.get(LOGITS, 0)
     planned = per_prompt * prompts if n_prompts else USUAL * SHARES
     shard_bytes = encoding.shard_bytes or _auto_shard_bytes(planned, len(layout.array_names))
-    group_bytes = bytes_of[layout.hook_points[0]] // len(layout.layers)
+    layer_bytes = bytes_of[layout.hook_points[0]] // len(layout.layers)
     if layout.ragged:
         least = max(longest or 1, 8)
-        tokens, token_chunk = _rows(max(least, int(shard_bytes // (per_prompt / mean_tokens))), group_bytes, least)
+        tokens, token_chunk = _rows(max(least, int(shard_bytes // (per_prompt / mean_tokens))), layer_bytes, least)
         entries = INDEX_SHARE * shard_bytes / 16 / len(layout.layers) / len(layout.hook_points)
         room = min(context or tokens, int(entries * token_chunk))
         shard_tokens = max(tokens, -(-room // token_chunk) * token_chunk)
         shard_prompts, full_tokens = max(1, math.ceil(2 * tokens / mean_tokens)), tokens
         chunks = dict.fromkeys(layout.hook_points, token_chunk)
     else:
-        shard_prompts, chunk = _rows(max(1, int(shard_bytes // per_prompt)), group_bytes)
+        shard_prompts, chunk = _rows(max(1, int(shard_bytes // per_prompt)), layer_bytes)
         shard_tokens, full_tokens, chunks = None, None, dict.fromkeys(layout.hook_points, chunk)
     if LOGITS in bytes_of:
         most = max(1, CHUNK_BYTES // bytes_of[LOGITS])
@@ -191,11 +205,11 @@ def _auto_shard_bytes(total: float, arrays: int) -> float:
     return min(max(total * arrays / OBJECTS, shared), LARGEST)
 
 
-def _rows(target: int, group_bytes: int, least: int = 1) -> tuple[int, int]:
+def _rows(target: int, layer_bytes: int, least: int = 1) -> tuple[int, int]:
     """(rows per shard, rows per chunk): the shard a whole number of chunks, neither above its aim by much."""
     if target >= 16:
         target -= target % 8
-    chunk = max(1, min(CHUNK_BYTES // group_bytes, target))
+    chunk = max(1, min(CHUNK_BYTES // layer_bytes, target))
     if target % chunk:  # prefer a chunk that divides the shard, if one is near
         near = [n for n in range(chunk, chunk // 2, -1) if target % n == 0]
         chunk = near[0] if near else chunk

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.abc.buffer import Buffer
+from zarr.buffer import cpu
 from zarr.codecs import Crc32cCodec, ZstdCodec
-from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from refusal_lightning.errors import UserError
@@ -27,11 +28,11 @@ PER_PROMPT = ("prompt", "n_tokens", "label", "split", "dataset")
 
 def encoded(name: str, values: np.ndarray, dims: Sequence[str], chunk: int = CHUNK) -> dict[str, bytes]:
     """A whole zarr array as objects by key, checksums on; the metadata comes last."""
-    store = MemoryStore()
-    _create(store, name, values.shape, values.dtype, tuple(dims), chunk)[...] = values
-    objects = {key: value.to_bytes() for key, value in store._store_dict.items() if key.startswith(f"{name}/")}
-    metadata = objects.pop(f"{name}/zarr.json")
-    return {**objects, f"{name}/zarr.json": metadata}
+    held: dict[str, Buffer] = {}
+    _create(MemoryStore(held), name, values.shape, values.dtype, tuple(dims), chunk)[...] = values
+    files = {key: value.to_bytes() for key, value in held.items() if key.startswith(f"{name}/")}
+    metadata = files.pop(f"{name}/zarr.json")
+    return {**files, f"{name}/zarr.json": metadata}
 
 
 @lru_cache(maxsize=64)
@@ -39,9 +40,9 @@ def metadata(
     name: str, shape: tuple[int, ...], dtype: np.dtype[Any], dims: tuple[str, ...], chunk: int = CHUNK
 ) -> bytes:
     """The zarr.json of such an array."""
-    store = MemoryStore()
-    _create(store, name, shape, dtype, dims, chunk)
-    return store._store_dict[f"{name}/zarr.json"].to_bytes()
+    held: dict[str, Buffer] = {}
+    _create(MemoryStore(held), name, shape, dtype, dims, chunk)
+    return held[f"{name}/zarr.json"].to_bytes()
 
 
 def _create(
@@ -62,44 +63,43 @@ def _create(
     )
 
 
-def decoded(objects: Mapping[str, bytes], name: str) -> np.ndarray:
+def decoded(files: Mapping[str, bytes], name: str) -> np.ndarray:
     """The inverse of ``encoded``. Raises whatever zarr raises on damage."""
-    make = default_buffer_prototype().buffer.from_bytes
-    store = MemoryStore({key: make(value) for key, value in objects.items()}, read_only=True)
+    store = MemoryStore({key: cpu.Buffer.from_bytes(data) for key, data in files.items()}, read_only=True)
     return np.asarray(zarr.open_array(store, path=name, mode="r")[...])
 
 
-def read_array(objects: Backend, name: str) -> np.ndarray:
+def read_array(backend: Backend, name: str) -> np.ndarray:
     """One coordinate array. Raises StoreError if it is damaged or missing."""
     try:
-        return read_whole(objects, name)
+        return read_whole(backend, name)
     except StoreError:
         raise
     except Exception as error:
         raise StoreError(
-            f"store {objects.url}: coordinate array {name} is damaged or missing ({type(error).__name__}: {error})"
+            f"store {backend.url}: coordinate array {name} is damaged or missing ({type(error).__name__}: {error})"
         ) from error
 
 
-def read_records(objects: Backend) -> list[PromptRecord | None]:
+def read_records(backend: Backend) -> list[PromptRecord | None]:
     """Every row's prompt, from the coordinates of the prompt axis. Raises StoreError on damage."""
-    columns = [read_array(objects, name).tolist() for name in PER_PROMPT]
+    columns = [read_array(backend, name).tolist() for name in PER_PROMPT]
     try:
         return [PromptRecord(*row) if row[0] else None for row in zip(*columns, strict=False)]
     except UserError as error:
-        raise StoreError(f"store {objects.url}: a row of the coordinate arrays is damaged ({error})") from error
+        raise StoreError(f"store {backend.url}: a row of the coordinate arrays is damaged ({error})") from error
 
 
-def length(objects: Backend, name: str) -> int | None:
+def length(backend: Backend, name: str) -> int | None:
     """The length of an array of one axis, from its metadata; None if that cannot be read."""
     try:
-        (found,) = json.loads(objects.read(f"{name}/zarr.json") or b"")["shape"]
+        (found,) = json.loads(backend.read(f"{name}/zarr.json") or b"")["shape"]
         return int(found)
     except (ValueError, KeyError, TypeError):
         return None
 
 
-def read_whole(objects: Backend, path: str) -> np.ndarray:
+def read_whole(backend: Backend, path: str) -> np.ndarray:
     """The array at ``path``, none of its chunks missing.
 
     Chunks are asked for by name, since a listing may pass over a file that is being replaced; and each must be there,
@@ -108,7 +108,7 @@ def read_whole(objects: Backend, path: str) -> np.ndarray:
     found: dict[str, bytes] = {}
 
     def take(key: str) -> bytes:
-        if not (data := objects.read(key)):
+        if not (data := backend.read(key)):
             raise FileNotFoundError(f"{key} is missing or empty")
         found[key] = data
         return data
@@ -145,7 +145,7 @@ def fixed_columns(layout: Layout, position_tokens: Sequence[str] | None) -> dict
     return columns
 
 
-def write_array(objects: Backend, name: str, values: np.ndarray, dims: Sequence[str]) -> None:
+def write_array(backend: Backend, name: str, values: np.ndarray, dims: Sequence[str]) -> None:
     """Write a whole coordinate array; rows that were there before stay as they are for any reader at any moment."""
     for key, data in encoded(name, values, dims).items():
-        objects.write(key, [[data]])
+        backend.write(key, [[data]])

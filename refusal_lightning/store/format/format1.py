@@ -25,32 +25,32 @@ LEFT = (RECORDS_COPY, "prompt/plan.lock")
 """What format 2 has no use for."""
 
 
-def logged(objects: Backend, manifest: Manifest) -> Logged:
-    """The plan from the coordinate arrays. Raises StoreError if they do not hold what the manifest promises."""
-    rows = coordinates.read_records(objects) if manifest.segments else []
-    return Logged(manifest, checked_plan(objects, manifest, rows))
+def logged(backend: Backend, manifest: Manifest) -> Logged:
+    """The rows from the coordinate arrays. Raises StoreError if they do not hold what the manifest promises."""
+    rows = coordinates.read_records(backend) if manifest.segments else []
+    return Logged(manifest, checked_table(backend, manifest, rows))
 
 
-def from_copy(objects: Backend, manifest: Manifest) -> Logged:
-    """The plan from the compact copy. Raises StoreError if it does not hold what the manifest promises."""
+def from_copy(backend: Backend, manifest: Manifest) -> Logged:
+    """The rows from the compact copy. Raises StoreError if it does not hold what the manifest promises."""
     try:
-        rows = json.loads(zstd.decompress(objects.read(RECORDS_COPY) or b""))
+        rows = json.loads(zstd.decompress(backend.read(RECORDS_COPY) or b""))
         records = [None if row is None else PromptRecord(*row) for row in rows]
     except Exception as error:
-        raise StoreError(f"store {objects.url}: {RECORDS_COPY}, the copy of the prompts, is damaged") from error
-    return Logged(manifest, checked_plan(objects, manifest, records))
+        raise StoreError(f"store {backend.url}: {RECORDS_COPY}, the copy of the prompts, is damaged") from error
+    return Logged(manifest, checked_table(backend, manifest, records))
 
 
-def manifest_copy(objects: Backend) -> Manifest | None:
+def manifest_copy(backend: Backend) -> Manifest | None:
     """The copy of the manifest in the attributes of the array `prompt`; None if there is none that holds together."""
     try:
-        return read_manifest(objects, MANIFEST_COPY)
+        return read_manifest(backend, MANIFEST_COPY)
     except UserError:
         return None
 
 
-def checked_plan(objects: Backend, manifest: Manifest, rows: Sequence[PromptRecord | None]) -> RowTable:
-    """Rows up to the last that the manifest promises; there may be more, of a plan that was not finished."""
+def checked_table(backend: Backend, manifest: Manifest, rows: Sequence[PromptRecord | None]) -> RowTable:
+    """Rows up to the last that the manifest promises; there may be more, of an addition that was not finished."""
     size = manifest.geometry.shard_prompts
     end = 0
     for segment in manifest.segments:
@@ -59,7 +59,7 @@ def checked_plan(objects: Backend, manifest: Manifest, rows: Sequence[PromptReco
         if len(held) < segment.prompts or records_digest(held) != segment.digest:
             last = segment.first_shard + segment.shards - 1
             raise StoreError(
-                f"store {objects.url}: the coordinate arrays ({', '.join(coordinates.PER_PROMPT)}) do not hold what "
+                f"store {backend.url}: the coordinate arrays ({', '.join(coordinates.PER_PROMPT)}) do not hold what "
                 f"the manifest promises for shards {segment.first_shard} to {last}; `store repair` mends them"
             )
         end = start + max(i for i, record in enumerate(rows[start:stop]) if record) + 1

@@ -15,7 +15,7 @@ from refusal_lightning.store.format.chunking import Geometry
 from refusal_lightning.store.format.layout import Encoding, Layout, PromptRecord
 
 FORMAT = 2
-"""Version of the format that this package writes; stores of version 1 are read, those of a newer one refused."""
+"""Version of the format that this package writes; stores of version 1 are read, those of a newer one are not."""
 KEY = "zarr.json"
 ATTRIBUTE = "activation_store"
 
@@ -89,7 +89,7 @@ class Manifest:
     @classmethod
     def from_json(cls, value: Mapping[str, Any], url: str) -> Manifest:
         """Raises UserError for another format version or if the digest does not match."""
-        refuse_newer(value.get("format"), url)
+        require_known_format(value.get("format"), url)
         content = {key: item for key, item in value.items() if key != "digest"}
         if digest_of(content) != value.get("digest"):
             raise UserError(
@@ -113,7 +113,7 @@ class Manifest:
         )
 
 
-def refuse_newer(version: Any, url: str) -> None:
+def require_known_format(version: Any, url: str) -> None:
     """Raises UserError for a format version that this package does not know."""
     if not isinstance(version, int) or version > FORMAT:
         raise UserError(
@@ -122,12 +122,12 @@ def refuse_newer(version: Any, url: str) -> None:
         )
 
 
-def read_manifest(objects: Backend, key: str = KEY) -> Manifest | None:
+def read_manifest(backend: Backend, key: str = KEY) -> Manifest | None:
     """The manifest in a node's attributes, None where there is no such node.
 
     Raises UserError for a node that is there and has none.
     """
-    data = objects.read(key)
+    data = backend.read(key)
     if data is None:
         return None
     try:
@@ -135,9 +135,9 @@ def read_manifest(objects: Backend, key: str = KEY) -> Manifest | None:
         content = dict(node["attributes"][ATTRIBUTE])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{objects.url} is no activation store: its {key} does not hold the attribute {ATTRIBUTE!r}"
+            f"{backend.url} is no activation store: its {key} does not hold the attribute {ATTRIBUTE!r}"
         ) from error
-    return Manifest.from_json(content, objects.url)
+    return Manifest.from_json(content, backend.url)
 
 
 def group_json(manifest: Manifest) -> bytes:
@@ -178,7 +178,7 @@ def plain_json(identity: Mapping[str, Any], url: str) -> dict[str, Any]:
     return result
 
 
-def refuse_other(manifest: Manifest, identity: Mapping[str, Any], layout: Layout, url: str) -> None:
+def require_same_maker(manifest: Manifest, identity: Mapping[str, Any], layout: Layout, url: str) -> None:
     """Raises UserError with one line per field in which a store differs from what is asked of it."""
     stored = {**manifest.identity, "layout": manifest.layout.to_json()}
     asked = {**identity, "layout": layout.to_json()}

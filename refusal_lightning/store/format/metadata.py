@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.abc.buffer import Buffer
 from zarr.codecs import BytesCodec, Crc32cCodec
 from zarr.storage import MemoryStore
 
@@ -37,9 +38,9 @@ def create_zarr_array(store: Any, spec: ArraySpec, compression: Compression, row
 
 def array_json(spec: ArraySpec, compression: Compression, rows: int) -> bytes:
     """The array's zarr.json."""
-    store = MemoryStore()
-    create_zarr_array(store, spec, compression, rows)
-    return store._store_dict[f"{spec.name}/zarr.json"].to_bytes()
+    held: dict[str, Buffer] = {}
+    create_zarr_array(MemoryStore(held), spec, compression, rows)
+    return held[f"{spec.name}/zarr.json"].to_bytes()
 
 
 def same_metadata(one: bytes | None, other: bytes) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from refusal_lightning.store.format.layout import PromptRecord, Shard
 
 
 class RowTable:
-    """The rows of a store. A row that belongs to no prompt is None: the rest of a shard that a plan left partial."""
+    """The rows of a store. None is a row that belongs to no prompt: an addition left its shard partial."""
 
     def __init__(self, geometry: Geometry, records: Sequence[PromptRecord | None]) -> None:
         self.geometry, self.records = geometry, records
@@ -22,6 +23,10 @@ class RowTable:
     def row_of(self) -> dict[str, int]:
         """Row of each prompt, by hash; of one that was planned again, the later."""
         return {record.hash: row for row, record in enumerate(self.records) if record}
+
+    def shard_of(self, row: Any) -> Any:
+        """The shard of a row, or of an array of rows."""
+        return row // self.geometry.shard_prompts
 
     @cached_property
     def rows(self) -> np.ndarray:
@@ -40,6 +45,17 @@ class RowTable:
         return tuple(shards)
 
     @cached_property
+    def n_tokens(self) -> np.ndarray:
+        """[row] int64: tokens of each row's prompt; 0: no prompt."""
+        return np.array([record.n_tokens if record else 0 for record in self.records], np.int64)
+
+    def token_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Rows of the token axis of all tokens of these prompts, one prompt after the other."""
+        counts = self.n_tokens[rows]
+        ends = np.cumsum(counts)
+        return np.arange(counts.sum()) + np.repeat(self.token_starts[rows] - (ends - counts), counts)
+
+    @cached_property
     def token_starts(self) -> np.ndarray:
         """[row] int64: where a prompt's tokens start on the token axis, with all positions stored; -1: no prompt."""
         starts = np.full(len(self.records), -1, dtype="<i8")
@@ -49,7 +65,7 @@ class RowTable:
         return starts
 
     @property
-    def token_rows(self) -> int:
+    def token_axis(self) -> int:
         """Length of the token axis, in stores of all positions."""
         if not self.shards:
             return 0

@@ -1,15 +1,15 @@
 """One shard of one array as zarr's sharding codec lays it out: chunks, each with its checksum, then an index.
 
 Between the two, where no entry of the index points and so no zarr reader looks, stands the shard's binding: a digest
-of the store and the prompts it was made for. Chunks stand group by group (a group is a layer), so that one layer of a
-shard is one stretch of the file. A chunk whose rows belong to no prompt is left out, which zarr reads as the fill
-value. ``tests/store`` holds this against zarr's own codec, both ways.
+of the store and the prompts it was made for. Chunks stand layer by layer, so that one layer of a shard is one stretch
+of the file. A chunk whose rows belong to no prompt is left out, which zarr reads as the fill value.
+``tests/store`` holds this against zarr's own codec, both ways.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +30,8 @@ _MAGIC = b"RLbind\x00\x02"
 BINDING_BYTES = len(_MAGIC) + 32 + CRC_BYTES
 """Bytes of a binding: what it is, a sha256, and their crc32c."""
 
-Place = tuple[int, int]
-"""A chunk of a shard: (block of rows, group)."""
+ChunkIndex = tuple[int, int]
+"""A chunk of a shard: (its number along the rows, its layer's number)."""
 Parts = list[Any]
 """Buffers whose bytes follow each other."""
 
@@ -52,32 +52,32 @@ class Binding:
 def encode(
     spec: ArraySpec, compression: Compression, data: np.ndarray, binding: Binding | None = None
 ) -> Iterator[Parts]:
-    """The buffers of a shard in file order; ``data`` is [row, group, value] with at most ``spec.shard_rows`` rows.
+    """The buffers of a shard in file order; ``data`` is [row, layer, value] with at most ``spec.shard_rows`` rows.
 
     Without a binding the bytes are zarr's own. Raises ValueError if the values do not fit the stored type.
     """
-    blocks = -(-len(data) // spec.chunk_rows)
-    places = [(block, group) for group in range(spec.groups) for block in range(blocks)]
+    filled = -(-len(data) // spec.chunk_rows)
+    chunks = [(row_chunk, layer) for layer in range(spec.n_layers) for row_chunk in range(filled)]
 
-    def encoded(place: Place) -> tuple[Place, Parts]:
-        block, group = place
-        part = data[block * spec.chunk_rows : (block + 1) * spec.chunk_rows, group]
+    def encoded(chunk: ChunkIndex) -> tuple[ChunkIndex, Parts]:
+        row_chunk, layer = chunk
+        part = data[row_chunk * spec.chunk_rows : (row_chunk + 1) * spec.chunk_rows, layer]
         if compression == "none" and _is_as_stored(spec, part):
             crc = 0
             for row in part:
                 crc = google_crc32c.extend(crc, row)
-            return place, [*part, struct.pack("<I", crc)]
+            return chunk, [*part, struct.pack("<I", crc)]
         payload = compress(compression, stored_chunk(spec, part))
-        return place, [payload, checksum(payload)]
+        return chunk, [payload, checksum(payload)]
 
     # Without compression only checksums are left to do: handing chunks between threads would cost more than they do.
     threads = 1 if compression == "none" else thread_count(data.nbytes)
-    index = np.full((spec.blocks, spec.groups, 2), ABSENT, dtype="<u8")
+    index = np.full((spec.row_chunks, spec.n_layers, 2), ABSENT, dtype="<u8")
     offset = 0
-    for place, parts in map_ordered(encoded, places, threads):
+    for chunk, parts in map_ordered(encoded, chunks, threads):
         yield parts
         length = sum(memoryview(part).nbytes for part in parts)
-        index[place] = offset, length
+        index[chunk] = offset, length
         offset += length
     bound = [] if binding is None else [_MAGIC, binding.digest, checksum(_MAGIC + binding.digest)]
     yield [*bound, index.tobytes(), checksum(index.tobytes())]
@@ -141,11 +141,11 @@ class ShardReader:
         first = max(0, self._end - BINDING_BYTES)
         tail = bytes(reader.read(first, reader.size, bytearray()))  # both in one request
         data = self._sound(np.frombuffer(tail[self._end - first :], np.uint8), spec.index_bytes, "its index")
-        self.index = data.view("<u8").reshape(spec.blocks, spec.groups, 2).copy()
+        self.index = data.view("<u8").reshape(spec.row_chunks, spec.n_layers, 2).copy()
         if binding is not None:
-            self._refuse_foreign(tail[: self._end - first], binding)
+            self._require_binding(tail[: self._end - first], binding)
 
-    def _refuse_foreign(self, found: bytes, binding: Binding) -> None:
+    def _require_binding(self, found: bytes, binding: Binding) -> None:
         match bound_to(found):
             case binding.digest:
                 return
@@ -154,29 +154,29 @@ class ShardReader:
             case None if not binding.needed:
                 return
         raise StoreError(
-            f"{self._where} is not of the prompts that are planned for it: it was left by another plan or another "
+            f"{self._where} is not of the prompts that are planned for it: it was left by another addition or another "
             "store. `cache` computes the shard that belongs here; `store repair` drops this one"
         )
 
-    def prefetch(self, blocks: Iterable[int], groups: Iterable[int]) -> None:
+    def prefetch(self, row_chunks: Sequence[int], layers: Iterable[int]) -> None:
         """Say which chunks will be read: over a network they are fetched together."""
-        listed = list(blocks)
-        parts = [(int(self.index[b, g, 0]), int(self.index[b, g].sum())) for g in groups for b in listed]
+        entries = [self.index[row_chunk, layer] for layer in layers for row_chunk in row_chunks]
+        parts = [(int(entry[0]), int(entry.sum())) for entry in entries]
         self._reader.prefetch([(start, stop) for start, stop in parts if start <= stop <= self._end])
 
-    def chunk(self, block: int, group: int, scratch: Scratch) -> np.ndarray:
+    def chunk(self, row_chunk: int, layer: int, scratch: Scratch) -> np.ndarray:
         """One chunk [chunk row, value] of the stored type, perhaps in ``scratch``. Raises StoreError on any damage."""
-        place = f"chunk {block}" if self._spec.groups == 1 else f"chunk {block} of layer number {group}"
-        start, length = (int(v) for v in self.index[block, group])
+        what = f"chunk {row_chunk}" if self._spec.n_layers == 1 else f"chunk {row_chunk} of layer number {layer}"
+        start, length = (int(v) for v in self.index[row_chunk, layer])
         if start == ABSENT:
-            raise self._damaged(f"{place} is missing")
+            raise self._damaged(f"{what} is missing")
         if start + length > self._end or length < CRC_BYTES:
-            raise self._damaged(f"{place} lies outside the file")
-        data = self._checked(start, start + length, scratch.file, place)
+            raise self._damaged(f"{what} lies outside the file")
+        data = self._checked(start, start + length, scratch.file, what)
         try:
             return decompress(self._compression, data, scratch.chunk)
         except (ValueError, RuntimeError) as error:
-            raise self._damaged(f"{place} cannot be decompressed ({error})") from error
+            raise self._damaged(f"{what} cannot be decompressed ({error})") from error
 
     def _checked(self, start: int, stop: int, scratch: bytearray, what: str) -> np.ndarray:
         return self._sound(np.frombuffer(self._reader.read(start, stop, scratch), np.uint8), stop - start, what)
@@ -212,9 +212,9 @@ def fits(spec: ArraySpec, reader: ObjectReader, binding: Binding) -> bool:
     return not binding.needed or not is_sound
 
 
-def describe(objects: Backend, spec: ArraySpec, shard: int) -> str:
+def describe(backend: Backend, spec: ArraySpec, shard: int) -> str:
     """How messages name one shard of one array."""
-    return f"store {objects.url}: shard {shard} of array {spec.name} (file {shard_key(spec, shard)})"
+    return f"store {backend.url}: shard {shard} of array {spec.name} (file {shard_key(spec, shard)})"
 
 
 def shard_key(spec: ArraySpec, shard: int) -> str:
@@ -230,9 +230,9 @@ def shard_number(name: str) -> int | None:
     return int(parts[1])
 
 
-def as_groups(spec: ArraySpec, data: np.ndarray) -> np.ndarray:
-    """An array's rows as [row, group, value], without a copy where it is contiguous."""
-    return np.ascontiguousarray(data).reshape(len(data), spec.groups, spec.values)
+def by_layer(spec: ArraySpec, data: np.ndarray) -> np.ndarray:
+    """An array's rows as [row, layer, value], without a copy where it is contiguous."""
+    return np.ascontiguousarray(data).reshape(len(data), spec.n_layers, spec.values)
 
 
 def check_shape(spec: ArraySpec, data: np.ndarray, rows: int) -> None:
