@@ -15,7 +15,6 @@ HookPoint = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out
 EstimatorName = Literal[
     "mean_difference", "unit_mean_difference", "category_means", "principal_component", "logistic_probe", "lda"
 ]
-InterventionName = Literal["baseline", "ablation", "actadd"]
 AnalysisName = Literal["separability", "similarity", "stability", "projection"]
 LossMask = Literal["answer", "paper"]
 Compression = Literal["lz4", "zstd", "none"]
@@ -351,8 +350,9 @@ class EvaluateConfig:
     n_test: int | None = 100
     """At most this many instructions of each harmless set, split or other, drawn in the order of the list (after the
     training ones, same seed); null: all. Harmful sets are answered whole."""
-    interventions: list[InterventionName] = field(default_factory=lambda: ["baseline", "ablation", "actadd"])
-    """Which of baseline, ablation, actadd (activation addition: -1 on harmful, +1 on harmless) to run."""
+    interventions: list[str] = field(default_factory=lambda: ["baseline", "ablation", "actadd"])
+    """Which to run: baseline, ablation, actadd (activation addition: -1 on harmful, +1 on harmless), or registered
+    ones of your own."""
     max_new_tokens: int = 512
     """Longest answer, in tokens."""
     batch_size: int | None = None
@@ -394,8 +394,8 @@ class CapabilityConfig:
     trust_task_code: bool = False
     """Run Python that task files of your own name (`!function`), and metrics that come from the Hub as code. Leave it
     off unless you have read that code; on the command line only, no configuration file can turn it on."""
-    interventions: list[InterventionName] = field(default_factory=lambda: ["baseline", "ablation", "actadd"])
-    """Which of baseline, ablation, actadd (activation addition: -1) to run."""
+    interventions: list[str] = field(default_factory=lambda: ["baseline", "ablation", "actadd"])
+    """Which to run: baseline, ablation, actadd (activation addition: -1), or registered ones of your own."""
     num_fewshot: int | None = None
     """Examples before each question (default: each task's own number)."""
     limit: int | None = None

@@ -25,8 +25,10 @@ HookFunction = Callable[[Tensor, Any], Tensor]
 class Intervention:
     """A named set of hooks: ``hooks(n_layers)`` gives (hook name, function) pairs; baseline gives none.
 
-    ``ablated`` and ``added`` say the same as values, so that rows under several interventions can share a batch
-    (``RowInterventions``).
+    A function ``(activation, hook)`` takes ``[row, token, d_model]`` and gives the like, each row and token by
+    itself, since batches, padding and a beginning that prompts share differ between passes. ``ablated`` and ``added``
+    say the same as values, where that is all that the hooks do; then rows under several interventions are changed in
+    one go (``RowInterventions``).
     """
 
     name: str

@@ -1,29 +1,81 @@
-"""Interventions by name: what the configuration may ask for."""
+"""Interventions by name: what a configuration may ask for, and what tables call it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from refusal_lightning.interventions import BASELINE, Intervention, ablation, addition
+from refusal_lightning.interventions.intervention import BASELINE, Intervention, ablation, addition
+from refusal_lightning.registry import Registry
 
 
 @dataclass(frozen=True)
 class KeyedIntervention:
-    """An intervention as run on one kind of prompts, and a description that its results' keys are made of."""
+    """An intervention, and what results under it depend on, as JSON takes it: their keys are made of that."""
 
     intervention: Intervention
-    depends_on: list[Any]
+    depends_on: Sequence[Any] = ()
 
 
-def build_intervention(name: str, direction: torch.Tensor, layer: int, kind: str) -> KeyedIntervention:
-    """An intervention by name. Addition: -1 on harmful prompts (bypass), +1 on harmless ones (induce)."""
-    values = direction.tolist()
-    if name == "ablation":
-        return KeyedIntervention(ablation(direction), [name, values])
-    if name == "actadd":
-        coefficient = -1.0 if kind == "harmful" else 1.0
-        return KeyedIntervention(addition(direction, layer, coefficient), [name, values, layer, coefficient])
-    return KeyedIntervention(BASELINE, [name])
+@dataclass(frozen=True)
+class InterventionSpec:
+    """An entry of the registry."""
+
+    label: str
+    """What tables and the report call it."""
+    build: Callable[[Float[Tensor, " d_model"], int, str], KeyedIntervention]
+    """``build(direction, layer, role)``: the intervention on prompts in the place of ``role``, harmful or harmless.
+
+    Its ``depends_on`` is what tells its results from others beside its name and the direction: a layer, a coefficient,
+    a version of its code.
+    """
+    needs_direction: bool = True
+    """Whether it acts along the direction; results under one that does not outlive the choice of another."""
+
+
+def _baseline(direction: Float[Tensor, " d_model"], layer: int, role: str) -> KeyedIntervention:
+    return KeyedIntervention(BASELINE)
+
+
+def _ablation(direction: Float[Tensor, " d_model"], layer: int, role: str) -> KeyedIntervention:
+    return KeyedIntervention(ablation(direction))
+
+
+def _actadd(direction: Float[Tensor, " d_model"], layer: int, role: str) -> KeyedIntervention:
+    """-1 on harmful prompts (bypass), +1 on harmless ones (induce)."""
+    coefficient = -1.0 if role == "harmful" else 1.0
+    return KeyedIntervention(addition(direction, layer, coefficient), [layer, coefficient])
+
+
+INTERVENTIONS: Registry[InterventionSpec] = Registry(
+    "intervention",
+    {
+        BASELINE.name: InterventionSpec("baseline", _baseline, needs_direction=False),
+        "ablation": InterventionSpec("ablation", _ablation),
+        "actadd": InterventionSpec("activation addition", _actadd),
+    },
+)
+"""The interventions that `evaluate` and `capability` run, in the order of their columns in tables."""
+
+
+def build_intervention(name: str, direction: Float[Tensor, " d_model"], layer: int, role: str) -> KeyedIntervention:
+    """A registered intervention under its own name, with all that its results depend on. Raises UserError."""
+    spec = INTERVENTIONS[name]
+    made = spec.build(direction, layer, role)
+    along = [direction.tolist()] if spec.needs_direction else []
+    return KeyedIntervention(replace(made.intervention, name=name), [name, *along, *made.depends_on])
+
+
+def in_columns(names: Iterable[str]) -> list[str]:
+    """Names in the order of a table's columns: as they are registered, then those that are not, as given."""
+    given = list(dict.fromkeys(names))
+    return [name for name in INTERVENTIONS if name in given] + [name for name in given if name not in INTERVENTIONS]
+
+
+def label_of(name: str) -> str:
+    """What tables call an intervention: its own name where it is not registered now, as in a run of other plugins."""
+    return INTERVENTIONS[name].label if name in INTERVENTIONS else name

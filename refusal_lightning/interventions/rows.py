@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from refusal_lightning.interventions.intervention import HookFunction, Intervention, at_every_write, unit_direction
@@ -45,14 +45,12 @@ def row_addition(vectors: Float[Tensor, "row d_model"], layer: int) -> Intervent
 class RowInterventions:
     """Several interventions in one batch: each row has its own, and ``use`` says which before every pass.
 
-    A row whose intervention has nothing to ablate, or nothing to add, gets the zero vector: x - 0 and x + 0 are x.
+    Those that are given by vectors (``ablated``, ``added``) act together, on all rows at once: a row whose intervention
+    has nothing to ablate, or nothing to add, gets the zero vector: x - 0 and x + 0 are x. Those that are given by hook
+    functions only act one after another, each on its own rows.
     """
 
     def __init__(self, interventions: Sequence[Intervention], device: Any, dtype: torch.dtype) -> None:
-        """Raises ValueError for an intervention that is given as hook functions only."""
-        for each in interventions:
-            if each.ablated is None and each.added is None and each.hooks(1):
-                raise ValueError(f"{each.name} is not given by vectors, so it cannot share a batch")
         vectors = [v for each in interventions for v in (each.ablated, each.added and each.added[1]) if v is not None]
         zero = torch.zeros_like(vectors[0]) if vectors else torch.zeros(0, dtype=torch.float64)
         wide = torch.float64 if dtype == torch.float64 else torch.float32  # what the projection computes in
@@ -66,15 +64,21 @@ class RowInterventions:
             ).to(device, dtype)
             for layer in sorted({each.added[0] for each in interventions if each.added})
         }
+        self._by_hooks = {
+            number: each for number, each in enumerate(interventions) if each.ablated is None and each.added is None
+        }
         self._device = device
         self._row_unit: Tensor | None = None
         self._row_added: dict[int, Tensor] = {}
+        self._numbers: Sequence[int] = ()
+        self._own_rows: dict[int, Tensor] = {}
 
     def use(self, numbers: Sequence[int]) -> None:
         """Row i of the next passes is under intervention ``numbers[i]``."""
         of_row = torch.tensor(numbers, dtype=torch.long, device=self._device)
         self._row_unit = None if self._unit is None else self._unit[of_row]
         self._row_added = {layer: vectors[of_row].unsqueeze(1) for layer, vectors in self._added.items()}
+        self._numbers, self._own_rows = numbers, {}
 
     def intervention(self) -> Intervention:
         """Hooks that do to each row what is its own; they go on once, however often the rows change."""
@@ -87,9 +91,39 @@ class RowInterventions:
             return lambda activation, hook: activation + self._row_added[layer]
 
         added = [(f"blocks.{layer}.hook_resid_pre", adder(layer)) for layer in self._added]
+        everywhere: list[HookFunction] = [] if self._unit is None else [project]
+        everywhere += [self._on_own_rows(n, each.everywhere) for n, each in self._by_hooks.items() if each.everywhere]
 
         def hooks(n_layers: int) -> list[tuple[str, HookFunction]]:
             writes = at_every_write("", project).hooks(n_layers) if self._unit is not None else ()
-            return [*writes, *added]
+            pairs = ((n, name, f) for n, each in self._by_hooks.items() for name, f in each.hooks(n_layers))
+            own = [(name, self._on_own_rows(n, function)) for n, name, function in pairs]
+            return [*writes, *added, *own]
 
-        return Intervention("rows", hooks, everywhere=None if self._unit is None else project)
+        return Intervention("rows", hooks, everywhere=_one_after_another(everywhere) if everywhere else None)
+
+    def _on_own_rows(self, number: int, function: HookFunction) -> HookFunction:
+        """A hook function of one intervention, for its rows alone."""
+
+        def hook(activation: Tensor, hook: Any) -> Tensor:
+            rows = self._rows_under(number)
+            if not len(rows):
+                return activation
+            return activation.index_copy(0, rows, function(activation[rows], hook).to(activation.dtype))
+
+        return hook
+
+    def _rows_under(self, number: int) -> Int[Tensor, " row"]:
+        if number not in self._own_rows:
+            rows = [row for row, used in enumerate(self._numbers) if used == number]
+            self._own_rows[number] = torch.tensor(rows, dtype=torch.long, device=self._device)
+        return self._own_rows[number]
+
+
+def _one_after_another(functions: Sequence[HookFunction]) -> HookFunction:
+    def hook(activation: Tensor, hook: Any) -> Tensor:
+        for function in functions:
+            activation = function(activation, hook)
+        return activation
+
+    return hook

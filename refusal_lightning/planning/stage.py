@@ -19,6 +19,7 @@ from refusal_lightning.config import (
 )
 from refusal_lightning.inputs.activations import known_ratios, store_encoding, store_layout
 from refusal_lightning.inputs.model import open_model
+from refusal_lightning.interventions.registry import INTERVENTIONS
 from refusal_lightning.io.files import writable_folder
 from refusal_lightning.io.serialization import write_json
 from refusal_lightning.planning.arithmetic import Arithmetic
@@ -47,6 +48,7 @@ def plan(
     from refusal_lightning.planning.model_size import model_size
     from refusal_lightning.planning.placement import place
 
+    INTERVENTIONS.require(evaluate.interventions, "evaluate.interventions")
     if plan.out is not None:
         writable_folder(Path(plan.out).parent, "plan.out")
     chat = open_model(model)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import jinja2
 
-from refusal_lightning.report.summary import INTERVENTIONS, Summary
+from refusal_lightning.interventions.registry import in_columns, label_of
+from refusal_lightning.report.summary import Summary
 
 _PLOTS = {
     "ablation_scores": "Bypass scores: mean refusal score on harmful prompts when the candidate is ablated.",
@@ -37,7 +38,7 @@ KL score {{ "%.3f"|format(s.selected.kl_div_score) }}.</p>
 {% if rows %}
 <h2>Answers that refuse</h2>
 <p>Share of the judged answers, with Wilson's 95 % interval.</p>
-<table><tr><th>instructions</th><th>judge</th>{% for i in shown %}<th class="n">{{ names[i] }}</th>{% endfor %}</tr>
+<table><tr><th>instructions</th><th>judge</th>{% for i in shown %}<th class="n">{{ label_of(i) }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr><td>{{ row.dataset }}</td><td>{{ row.judge }}</td>
 {% for c in row.cells %}<td class="n">{% if c.total %}{{ c.refused }}/{{ c.total }} =
 {{ "%.1f"|format(100 * c.share) }} % [{{ "%.1f"|format(100 * c.interval[0]) }},
@@ -48,7 +49,7 @@ KL score {{ "%.3f"|format(s.selected.kl_div_score) }}.</p>
 <h2>Change of that share, against the baseline</h2>
 <table><tr><th>instructions</th><th>judge</th><th>intervention</th><th class="n">change (points)</th>
 <th class="n">95 % interval</th><th class="n">p (McNemar)</th></tr>
-{% for d in s.differences %}<tr><td>{{ d.dataset }}</td><td>{{ d.judge }}</td><td>{{ names[d.intervention] }}</td>
+{% for d in s.differences %}<tr><td>{{ d.dataset }}</td><td>{{ d.judge }}</td><td>{{ label_of(d.intervention) }}</td>
 <td class="n">{{ "none judged" if d.change is none else points(d.change) }}</td>
 <td class="n">[{{ points(d.interval[0]) }}, {{ points(d.interval[1]) }}]</td>
 <td class="n">{{ "%.2g"|format(d.p_value) }}</td></tr>{% endfor %}</table>
@@ -57,7 +58,7 @@ KL score {{ "%.3f"|format(s.selected.kl_div_score) }}.</p>
 <h2>Cross-entropy loss</h2>
 <table><tr><th>texts</th><th>intervention</th><th class="n">CE loss (nats)</th><th class="n">perplexity</th>
 <th class="n">tokens</th></tr>
-{% for l in s.losses %}<tr><td>{{ l.dataset }}</td><td>{{ names[l.intervention] }}</td>
+{% for l in s.losses %}<tr><td>{{ l.dataset }}</td><td>{{ label_of(l.intervention) }}</td>
 <td class="n">{{ "%.4f"|format(l.ce_loss) }}</td><td class="n">{{ "%.4f"|format(l.perplexity) }}</td>
 <td class="n">{{ l.n_tokens }}</td></tr>{% endfor %}</table>
 {% endif %}
@@ -77,7 +78,7 @@ def _points(share: float) -> str:
 
 def render_report(summary: Summary, folder: Path) -> str:
     """The report of a run's folder as HTML; without answers or instructions, only figures."""
-    shown = [i for i in INTERVENTIONS if any(r.intervention == i for r in summary.rates)]
+    shown = in_columns(rate.intervention for rate in summary.rates)
     groups = dict.fromkeys((r.dataset, r.judge) for r in summary.rates)
     rows = [
         {
@@ -100,7 +101,7 @@ def render_report(summary: Summary, folder: Path) -> str:
         s=summary,
         rows=rows,
         shown=shown,
-        names=INTERVENTIONS,
+        label_of=label_of,
         points=_points,
         plots=plots,
         filter_report=report.read_text(encoding="utf-8") if _is_bound(summary, folder, report) else "",

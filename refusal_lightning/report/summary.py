@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from refusal_lightning.interventions import BASELINE
+from refusal_lightning.interventions.registry import in_columns, label_of
+
 OWN_COMPLETIONS = "alpaca_custom_completions"
 BY_HAND = "by hand"
 BY_THE_RULES = "by the rules"
-INTERVENTIONS = {"baseline": "baseline", "ablation": "ablation", "actadd": "activation addition"}
 
 
 @dataclass(frozen=True)
@@ -107,11 +109,11 @@ def _differences(folder: Path, dataset: str) -> list[Difference]:
     """The comparisons of a set's interventions with its baseline, if it has one, whichever of the two comes first."""
     found = []
     for row in _read(folder / "completions" / f"{dataset}_comparisons.json")["comparisons"]:
-        if "baseline" not in (row["first"], row["second"]):
+        if BASELINE.name not in (row["first"], row["second"]):
             continue
         # The file has compliance, second minus first; a share that refuses changes by as much the other way.
         change, (low, high) = row["difference"], row["difference_interval"]
-        if row["first"] == "baseline":
+        if row["first"] == BASELINE.name:
             name, change, low, high = row["second"], None if change is None else -change, -high, -low
         else:
             name = row["first"]
@@ -126,11 +128,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 def terminal_table(summary: Summary, folder: Path) -> str:
     """The short table that ends `evaluate`."""
-    found = {rate.intervention for rate in summary.rates} | {loss.intervention for loss in summary.losses}
-    shown = [i for i in INTERVENTIONS if i in found]
+    shown = in_columns(
+        [*(rate.intervention for rate in summary.rates), *(loss.intervention for loss in summary.losses)]
+    )
     about = "share of answers that refuse" if summary.rates else "answers not judged (evaluate.judges is empty)"
     lines = [f"{summary.alias}: {about}", ""]
-    header = f"{'':<32}" + "".join(f"{INTERVENTIONS[i]:>26}" for i in shown)
+    header = f"{'':<32}" + "".join(f"{label_of(i):>26}" for i in shown)
     lines.append(header)
     for dataset, kind, judge in dict.fromkeys((r.dataset, r.kind, r.judge) for r in summary.rates):
         cells = [

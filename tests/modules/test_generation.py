@@ -6,7 +6,7 @@ The oracle is a fresh Hugging Face model with hooks written out here, the paper'
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -177,10 +177,17 @@ def test_baseline_alone_has_no_hooks(llama):
     assert made == llama.expected[: len(rows)]
 
 
-def test_an_intervention_without_vectors_is_refused(llama):
-    odd = Intervention("odd", lambda n_layers: [("blocks.0.hook_resid_pre", lambda x, hook: x)])
-    with pytest.raises(ValueError, match="odd is not given by vectors"):
-        decode_rows(llama.chat.decoder("cpu"), [Row(llama.prompts[0], 0)], [odd], set(), 2, 1)
+def test_interventions_by_hooks_alone_share_a_batch_too(case):
+    """The same tokens as where the vectors are given."""
+    idle = Intervention("idle", lambda n_layers: [("blocks.0.hook_resid_pre", lambda x, hook: x)])
+    by_hooks = [idle, replace(case.interventions[1], ablated=None), replace(case.interventions[2], added=None)]
+    decoder = case.chat.decoder("cpu")
+    for some in (
+        by_hooks,
+        [BASELINE, by_hooks[1], case.interventions[2]],
+        [BASELINE, case.interventions[1], by_hooks[2]],
+    ):
+        assert decode_rows(decoder, case.rows, some, case.stop_ids, NEW_TOKENS, 4) == case.expected
 
 
 class _OnCpu(GenerationModule):

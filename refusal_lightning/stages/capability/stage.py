@@ -17,8 +17,8 @@ from refusal_lightning.config import CapabilityConfig, ModelConfig, RunsConfig, 
 from refusal_lightning.doctor.hook_proof import HookProof
 from refusal_lightning.errors import UserError
 from refusal_lightning.inputs.model import open_model
-from refusal_lightning.interventions import Intervention, intervene
-from refusal_lightning.interventions.registry import KeyedIntervention, build_intervention
+from refusal_lightning.interventions import BASELINE, Intervention, intervene
+from refusal_lightning.interventions.registry import INTERVENTIONS, KeyedIntervention, build_intervention
 from refusal_lightning.io.serialization import digest, write_json
 from refusal_lightning.models import ChatModel
 from refusal_lightning.models.engines.native import HookedModel
@@ -39,6 +39,7 @@ def capability(model: ModelConfig, trainer: TrainerConfig, runs: RunsConfig, cap
 
     Activation addition subtracts the direction, as on harmful prompts. What is done already is not done again.
     """
+    INTERVENTIONS.require(capability.interventions, "capability.interventions")
     task_manager = _task_manager(capability)
     if trainer.devices not in (1, "1", "auto") or trainer.num_nodes > 1:
         raise UserError("capability runs in one process; set trainer.devices: 1 (model.device_map spreads a model)")
@@ -98,7 +99,7 @@ def _files(
     return {
         _path(run, name): {
             "model": digest(chat.identity),
-            "direction": None if name == "baseline" else bound_to,
+            "direction": bound_to if INTERVENTIONS[name].needs_direction else None,
             "under": [name],
             "settings": settings | {"defined_by": digest(defined_by)},
             "key": digest([*defined_by, planned.depends_on, settings]),
@@ -245,8 +246,8 @@ def _table(found: dict[str, dict[str, Any]]) -> str:
                 value = entry["tasks"][task][metric]
                 error = entry["tasks"][task].get(f"{metric}_stderr")
                 cell = f"{value:.3f}" + (f" ± {error:.3f}" if error is not None else "")
-                if name != "baseline" and "baseline" in found:
-                    cell += f" ({value - found['baseline']['tasks'][task][metric]:+.3f})"
+                if name != BASELINE.name and BASELINE.name in found:
+                    cell += f" ({value - found[BASELINE.name]['tasks'][task][metric]:+.3f})"
                 cells.append(f"{cell:>24}")
             lines.append(f"{f'{task}, {metric}':40}" + "".join(cells))
     return "\n".join(lines)

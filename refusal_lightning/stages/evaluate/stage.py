@@ -29,7 +29,8 @@ from refusal_lightning.inputs.model import open_model
 from refusal_lightning.inputs.prompts import (
     far_longer,
 )
-from refusal_lightning.interventions.registry import build_intervention
+from refusal_lightning.interventions import BASELINE
+from refusal_lightning.interventions.registry import INTERVENTIONS, build_intervention
 from refusal_lightning.io.console import is_main_process
 from refusal_lightning.io.files import write_text
 from refusal_lightning.io.serialization import digest, write_json
@@ -95,6 +96,7 @@ def evaluate(
     that were made from another direction or setting are moved aside.
     """
     started = time.perf_counter()
+    INTERVENTIONS.require(evaluate.interventions, "evaluate.interventions")
     chat = open_model(model, trainer)
     judges = judges_by_name(evaluate.judges, judging, local_loader(judging, trainer))
     if is_main_process():  # which alone asks over the network
@@ -167,8 +169,10 @@ def _measure(inputs: Inputs, loss_sets: dict[str, list[ScoredText]]) -> Measured
     own = [
         (instruction, answer.response)
         for item in inputs.sets
-        if item.kind == "harmless" and OWN_COMPLETIONS in config.losses and "baseline" in config.interventions
-        for instruction, answer in zip(item.prompts.instructions, answers[item.prompts.name, "baseline"], strict=True)
+        if item.kind == "harmless" and OWN_COMPLETIONS in config.losses and BASELINE.name in config.interventions
+        for instruction, answer in zip(
+            item.prompts.instructions, answers[item.prompts.name, BASELINE.name], strict=True
+        )
     ]
     if own:
         loss_sets[OWN_COMPLETIONS] = own_completions(chat, own, config.loss_mask)
@@ -200,7 +204,7 @@ def judges_made_from(names: Sequence[str], settings: JudgeSettings) -> dict[str,
 
 
 def _files(inputs: Inputs, measured: Measured, judges: dict[str, Any]) -> dict[Path, MadeFrom]:
-    """Every file that will be written, with what it is made from; a baseline's depends on no direction."""
+    """Every file that will be written, with what it is made from; some, as a baseline's, depend on no direction."""
     run, config, model = inputs.run, inputs.config, digest(inputs.chat.identity)
     settings = {
         "answer_version": ANSWER_VERSION,
@@ -211,8 +215,8 @@ def _files(inputs: Inputs, measured: Measured, judges: dict[str, Any]) -> dict[P
     files: dict[Path, MadeFrom] = {}
 
     def bound(*interventions: str) -> MadeFrom:
-        only_baseline = set(interventions) == {"baseline"}
-        return {"model": model, "direction": None if only_baseline else inputs.bound_to, "under": list(interventions)}
+        directed = any(INTERVENTIONS[name].needs_direction for name in interventions)
+        return {"model": model, "direction": inputs.bound_to if directed else None, "under": list(interventions)}
 
     for item in inputs.sets:
         name = item.prompts.name
