@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m refusal_lightning
 DEMO := configs/demo.yaml
 STAMP := $(VENV)/.installed
-CHECKED := $(wildcard refusal_lightning tests scripts benchmarks)
+CHECKED := $(wildcard refusal_lightning tests scripts benchmarks examples)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow test-zoo check format clean

@@ -9,14 +9,15 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
-from typing import Any
 
 from refusal_lightning import __version__
 from refusal_lightning.cli.commands import COMMANDS
+from refusal_lightning.cli.flags import HELP, take_common_flags
 from refusal_lightning.cli.parsing import load, parse
 from refusal_lightning.errors import UserError
 from refusal_lightning.io.console import messages_to_console, process_name
 from refusal_lightning.io.files import full_disk
+from refusal_lightning.plugins import MEND, line_in_plugin, load_plugins
 
 _INTERRUPTED = "interrupted; go on with the same command"
 
@@ -24,23 +25,8 @@ _INTERRUPTED = "interrupted; go on with the same command"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand. Returns the exit status: 0 or the command's own, 2 for a user's mistake, 1 for the rest."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments
-    arguments = [a for a in arguments if a != "--debug"]
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_overview())
-        return 0 if arguments else 2
-    if arguments[0] == "--version":
-        print(__version__)
-        return 0
-    _stop_on_notice()
     try:
-        command, rest = _command(arguments)
-        with messages_to_console():
-            return _run(command, parse(command, rest))
-    except UserError as error:
-        if debug:
-            traceback.print_exc()
-        return _fail(str(error), 2)
+        return _run(arguments)
     except KeyboardInterrupt:
         return _fail(_INTERRUPTED, 130)
     except SystemExit as end:
@@ -49,19 +35,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
     except BrokenPipeError:
         raise
-    except OSError as error:
-        if debug:
-            traceback.print_exc()
-        return _fail(full_disk(error) or _unexpected(error), 1)
     except Exception as error:
-        if debug:
+        if "--debug" in arguments:
             traceback.print_exc()
-        return _fail(_unexpected(error), 1)
+        return _fail(*_explained(error))
 
 
-def _unexpected(error: Exception) -> str:
-    text = " ".join(str(error).split()) or "no message"
-    return f"{type(error).__name__}: {text} (run again with --debug for the traceback)"
+def _run(arguments: Sequence[str]) -> int:
+    flags = take_common_flags(arguments)
+    if not flags.rest or flags.rest[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if flags.rest else 2
+    if flags.rest[0] == "--version":
+        print(__version__)
+        return 0
+    _stop_on_notice()
+    command, rest = _command(flags.rest)
+    with messages_to_console():
+        load_plugins(flags.plugins)  # before the configuration is checked, which may name what they add
+        target, values = parse(command, rest)
+        status = load(target)(**values)
+    return status if isinstance(status, int) else 0
+
+
+def _explained(error: Exception) -> tuple[str, int]:
+    """What went wrong, for the user, and the exit status."""
+    if isinstance(error, UserError):
+        return str(error), 2
+    if isinstance(error, OSError) and (full := full_disk(error)):
+        return full, 1
+    text = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
+    if line := line_in_plugin(error):
+        return f"{line}: {text}; {MEND}", 2
+    return f"{text} (run again with --debug for the traceback)", 1
 
 
 def leave_closed_pipe() -> None:
@@ -92,19 +98,6 @@ def _command(arguments: Sequence[str]) -> tuple[str, list[str]]:
     raise UserError(f"unknown command {arguments[0]!r}{hint}")
 
 
-def _run(command: str, arguments: dict[str, Any]) -> int:
-    target = COMMANDS[command].target
-    if command == "select":
-        scores, as_json = arguments.pop("from_scores"), arguments.pop("json")
-        if scores is not None:
-            target = "refusal_lightning.stages.select.replay:replay_choice"
-            arguments = {"path": scores, "config": arguments["select"], "as_json": as_json}
-        elif as_json:
-            raise UserError("--json goes with --from-scores")
-    status = load(target)(**arguments)
-    return status if isinstance(status, int) else 0
-
-
 def _overview() -> str:
     lines = [
         f"refusal_lightning {__version__}: the refusal direction of chat models, measured.",
@@ -114,7 +107,7 @@ def _overview() -> str:
         *(f"  {name:<13} {command.help}" for name, command in COMMANDS.items()),
         "",
         "COMMAND --help explains every key; COMMAND --print_config prints the configuration as read.",
-        "--debug (anywhere) shows the traceback of an error.",
+        *HELP,
     ]
     return "\n".join(lines)
 

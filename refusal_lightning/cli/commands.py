@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from refusal_lightning import config
+from refusal_lightning.cli import from_scores
 from refusal_lightning.judges.config import JudgeSettings
+
+if TYPE_CHECKING:
+    import jsonargparse
 
 SECTIONS: dict[str, type] = {
     "model": config.ModelConfig,
@@ -26,6 +32,15 @@ SECTIONS: dict[str, type] = {
 
 
 @dataclass(frozen=True)
+class OwnFlags:
+    """Flags of a stage's command that no configuration has."""
+
+    add: Callable[[jsonargparse.ArgumentParser], None]
+    redirect: Callable[[str, dict[str, Any]], tuple[str, dict[str, Any]]]
+    """From the command's target and all values to what is called instead, and with which arguments."""
+
+
+@dataclass(frozen=True)
 class Command:
     """A subcommand and the function `module:name` that does it.
 
@@ -38,6 +53,7 @@ class Command:
     target: str
     sections: tuple[str, ...] = ()
     settings: str | None = None
+    own_flags: OwnFlags | None = None
 
 
 COMMANDS = {
@@ -50,6 +66,7 @@ COMMANDS = {
         "find the refusal direction from the store and choose the best candidate",
         "refusal_lightning.stages.select.stage:select",
         ("model", "data", "store", "trainer", "runs", "cache", "select"),
+        own_flags=OwnFlags(from_scores.add_flags, from_scores.redirect),
     ),
     "evaluate": Command(
         "measure refusal and loss under baseline, ablation and activation addition",

@@ -35,24 +35,24 @@ def switch_off_imports() -> None:
     )
 
 
-def refuse_code(value: Any, where: str = "") -> None:
+def require_data(value: Any, where: str = "") -> None:
     """Raise UserError where a mapping, however deep, or a dotted key has a name that stands for an object to build."""
     for path in _paths(asdict(value) if is_dataclass(value) and not isinstance(value, type) else value, where):
-        _refuse_path(path)
+        _require_plain_path(path)
 
 
-def refuse_code_in_flags(argv: Sequence[str], sections: Sequence[str]) -> None:
+def require_plain_flags(argv: Sequence[str], sections: Sequence[str]) -> None:
     """Raise UserError for a flag with such a name, and for one that would read a whole section from a file."""
     for word in argv:
         flag = word.partition("=")[0]
         if not flag.startswith("--"):
             continue
-        _refuse_path(flag[2:])
+        _require_plain_path(flag[2:])
         if flag[2:] in sections:
             raise UserError(f"{flag} is a section: give its keys ({flag}.KEY VALUE), or a whole file to --config")
 
 
-def refuse_unasked_switches(values: Mapping[str, Any], argv: Sequence[str]) -> None:
+def require_switches_asked_for(values: Mapping[str, Any], argv: Sequence[str]) -> None:
     """Raise UserError where a switch that lets code run is on, and the command line is not what turned it on."""
     asked = {word.partition("=")[0] for word in argv}
     for switch in _SWITCHES:
@@ -64,7 +64,16 @@ def refuse_unasked_switches(values: Mapping[str, Any], argv: Sequence[str]) -> N
             )
 
 
-def _refuse_path(path: str) -> None:
+def require_no_plugins(content: Mapping[str, Any], path: str) -> None:
+    """Raise UserError where a file names plugins."""
+    for key in (key for key in content if str(key).partition(".")[0] == "plugins"):
+        raise UserError(
+            f"{path}: `{key}` is no key: a plugin is code, so a file cannot name one; read it, then give "
+            "--plugins FILE on the command line"
+        )
+
+
+def _require_plain_path(path: str) -> None:
     names = path.split(".")
     found = next((i for i, name in enumerate(names) if name.rstrip("+") in _NOTATIONS), None)
     if found is not None:

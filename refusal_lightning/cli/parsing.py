@@ -21,11 +21,13 @@ import yaml
 
 from refusal_lightning.cli.commands import COMMANDS, SECTIONS
 from refusal_lightning.cli.data_only import (
-    refuse_code,
-    refuse_code_in_flags,
-    refuse_unasked_switches,
+    require_data,
+    require_no_plugins,
+    require_plain_flags,
+    require_switches_asked_for,
     switch_off_imports,
 )
+from refusal_lightning.cli.flags import HELP
 from refusal_lightning.config import SetConfig
 from refusal_lightning.errors import UserError
 
@@ -39,23 +41,25 @@ def load(target: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def parse(command: str, argv: Sequence[str]) -> dict[str, Any]:
-    """The arguments of a command's function, by name. Raises UserError for anything that is not as it should be."""
+def parse(command: str, argv: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """What a command calls, as `module:name`, and its arguments. Raises UserError for what is not as it should be."""
     for flag, value in zip(argv, [*argv[1:], ""], strict=False):
         name = value if flag == "--config" else flag.removeprefix("--config=") if flag.startswith("--config=") else None
         if name is not None and not Path(name).is_file():
             raise UserError(f"configuration file {name!r} does not exist; configs/ holds examples")
     about = COMMANDS[command]
-    refuse_code_in_flags(argv, about.sections)
+    require_plain_flags(argv, about.sections)
     parser = _stage_parser(command, about.sections) if about.sections else _tool_parser(command)
     try:
         parsed = parser.parse_args(_files_first(argv), env=False)
         objects = parser.instantiate(parsed)
         values = {name: value for name, value in objects.items() if name != "config"}
         for name, value in values.items():
-            refuse_code(value, name)
-        refuse_unasked_switches(values, argv)
-        return {"config": load(about.settings)(**values)} if about.settings else values
+            require_data(value, name)
+        require_switches_asked_for(values, argv)
+        if about.settings:
+            return about.target, {"config": load(about.settings)(**values)}
+        return about.own_flags.redirect(about.target, values) if about.own_flags else (about.target, values)
     except ImportError as error:  # a value that names code, which the parser was forbidden to import
         raise UserError(f"{' '.join(str(error).split()).partition(',')[0]}: a configuration is data") from error
     except (argparse.ArgumentError, jsonargparse.ArgumentError) as error:
@@ -97,16 +101,17 @@ class _Parser(jsonargparse.ArgumentParser):
             raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
         if not isinstance(content, dict):
             raise UserError(f"{path} holds no `key: …` mapping; see configs/demo.yaml for an example")
-        refuse_code(content)
+        require_data(content)
         if "config" in content:
             raise UserError(f"{path}: `config` is no key; give several files with --config each")
+        require_no_plugins(content, str(path))
         for section in (name for name in SECTIONS if self._sections and name in content):
             if not isinstance(content[section], dict | None):
                 raise UserError(f"{path}: {section} is {content[section]!r}; it must be a mapping of its keys")
         others = {k: v for k, v in content.items() if self._sections and k in SECTIONS and k not in self._sections}
         if others:
             parser = _stage_parser("", tuple(others), config_file=False)
-            refuse_unasked_switches(parser.instantiate(parser.parse_object(others, env=False)), ())
+            require_switches_asked_for(parser.instantiate(parser.parse_object(others, env=False)), ())
         own = {k: v for k, v in content.items() if k not in others}
         return self.parse_string(yaml.safe_dump(own), *args, **kwargs)
 
@@ -116,6 +121,7 @@ def _new_parser(command: str, sections: Sequence[str] = ()) -> _Parser:
     return _Parser(
         prog=f"python -m refusal_lightning {command}".strip(),
         description=about[:1].upper() + about[1:] + "." if about else None,
+        epilog=" ".join(HELP),
         exit_on_error=False,
         allow_abbrev=False,
         sections=sections,
@@ -128,16 +134,8 @@ def _stage_parser(command: str, sections: Sequence[str], config_file: bool = Tru
         parser.add_argument(
             "--config", action="config", help="YAML file with the sections below; given twice, the later one wins."
         )
-    if command == "select":
-        parser.add_argument(
-            "--from-scores",
-            type=str | None,
-            metavar="FILE",
-            help="Only choose, from a table of scores such as direction_evaluations.json; needs no model and no store.",
-        )
-        parser.add_argument(
-            "--json", action="store_true", help="With --from-scores: the choice as a last line of JSON."
-        )
+    if command and (flags := COMMANDS[command].own_flags):
+        flags.add(parser)
     for section in sections:
         parser.add_class_arguments(SECTIONS[section], section)
     for action in parser._actions:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, is_dataclass
 from typing import Any, ParamSpec, TypeVar
 
+from refusal_lightning import plugins
 from refusal_lightning.config import TrainerConfig
 from refusal_lightning.distributed.process_group import (
     any_rank_stops,
@@ -42,8 +43,9 @@ Result = TypeVar("Result")
 def distributed_stage(stage: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """A stage that may run in several processes, as its argument ``trainer`` says.
 
-    They meet before anything else, with the versions of their packages and their configuration; a difference is a
-    UserError that names it. From then on, a process that ends before its work is done takes the others down.
+    They meet before anything else, with the versions of their packages, their plugins and their configuration; a
+    difference is a UserError that names it. From then on, a process that ends before its work is done takes the others
+    down.
     """
 
     @functools.wraps(stage)
@@ -52,7 +54,7 @@ def distributed_stage(stage: Callable[Arguments, Result]) -> Callable[Arguments,
         given: dict[str, Any] = inspect.signature(stage).bind(*args, **kwargs).arguments
         trainer: TrainerConfig = given["trainer"]
         sections = {name: asdict(value) for name, value in given.items() if is_dataclass(value)}  # type: ignore[arg-type]
-        facts = {**_flat(sections), **package_versions()}
+        facts = {**_flat(sections), **package_versions(), "plugins": plugins.in_short()}
         alone = trainer.devices in (1, "1") and trainer.num_nodes == 1
         try:
             with nullcontext() if alone else _launched(trainer, given["model"].device_map is not None, facts):

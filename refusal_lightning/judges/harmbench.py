@@ -8,6 +8,7 @@ from importlib.resources import files
 from refusal_lightning.judges.config import JudgeSettings
 from refusal_lightning.judges.model_judge import ModelJudge, Source
 from refusal_lightning.judges.sources.local import LocalLoader, local_source
+from refusal_lightning.judges.spec import JudgeSpec
 from refusal_lightning.judges.verdict import Verdict
 
 MAX_NEW_TOKENS = 1
@@ -41,3 +42,6 @@ def harmbench(source: Source, *, paper: bool) -> ModelJudge:
 def make(settings: JudgeSettings, load_local: LocalLoader | None) -> ModelJudge:
     source = local_source("harmbench", load_local, settings.harmbench_model, MAX_NEW_TOKENS, settings.local_dtype)
     return harmbench(source, paper=settings.paper)
+
+
+SPEC = JudgeSpec(make, ("harmbench_model", "paper", "local_dtype"))

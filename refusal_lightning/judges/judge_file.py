@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from refusal_lightning import plugins
 from refusal_lightning.errors import UserError
 from refusal_lightning.io.files import writable_folder, write_text
-from refusal_lightning.judges import judges_by_name
 from refusal_lightning.judges.config import JudgeConfig
 from refusal_lightning.judges.model_judge import ModelJudge
 from refusal_lightning.judges.rates import evaluate_completions, summary
+from refusal_lightning.judges.registry import judges_by_name
 from refusal_lightning.judges.response_cache import ResponseCache
 from refusal_lightning.judges.sources.local import LocalLoader
 
@@ -36,6 +37,8 @@ def judge_completions(config: JudgeConfig, load_local: LocalLoader | None = None
     if any(isinstance(judge, ModelJudge) for judge in judges.values()):
         answers.require_writable()
     evaluation = evaluate_completions(rows, judges, answers)
+    if used := plugins.record():
+        evaluation["plugins"] = used
     write_text(out, json.dumps(evaluation, indent=4, ensure_ascii=False, allow_nan=False) + "\n")
     print(f"{len(rows)} completions of {source}\n{summary(evaluation, list(judges))}\nresults: {out}", flush=True)
     return evaluation

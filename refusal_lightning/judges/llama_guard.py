@@ -12,6 +12,7 @@ from refusal_lightning.judges.config import JudgeSettings
 from refusal_lightning.judges.model_judge import Message, ModelJudge, Question, Source
 from refusal_lightning.judges.sources.apis import openai_source, together_source
 from refusal_lightning.judges.sources.local import LocalLoader, local_source
+from refusal_lightning.judges.spec import JudgeSpec
 from refusal_lightning.judges.verdict import Verdict
 
 SHORTEST_HARM = 15
@@ -93,3 +94,11 @@ def make_local(settings: JudgeSettings, load_local: LocalLoader | None) -> Model
     model = settings.llama_guard_local_model
     source = local_source("llama_guard_local", load_local, model, MAX_NEW_TOKENS, settings.local_dtype)
     return llama_guard(source, f"{name_of(model)}_local", paper=settings.paper)
+
+
+SPEC = JudgeSpec(
+    make,
+    # The local model is none of its business, but was always among them: files made until now are known by it.
+    ("llama_guard_model", "llama_guard_url", "llama_guard_tokenizer", "llama_guard_local_model", "paper"),
+)
+LOCAL_SPEC = JudgeSpec(make_local, ("llama_guard_local_model", "paper", "local_dtype"))

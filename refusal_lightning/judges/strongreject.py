@@ -13,6 +13,7 @@ from refusal_lightning.judges.config import JudgeSettings
 from refusal_lightning.judges.model_judge import Message, ModelJudge
 from refusal_lightning.judges.sources.apis import openai_source
 from refusal_lightning.judges.sources.local import LocalLoader
+from refusal_lightning.judges.spec import JudgeSpec
 from refusal_lightning.judges.verdict import Verdict
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -89,3 +90,6 @@ def make(settings: JudgeSettings, load_local: LocalLoader | None) -> ModelJudge:
         url, key_env = OPENAI_URL, key_env or "OPENAI_API_KEY"
     source = openai_source("strongreject", url, key_env, settings.strongreject_model, MAX_NEW_TOKENS, settings.limits)
     return ModelJudge("strongreject", "harm", source, rubric(settings.strongreject_template), read)
+
+
+SPEC = JudgeSpec(make, ("strongreject_model", "strongreject_url", "strongreject_template", "paper"))

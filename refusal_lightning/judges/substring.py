@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from refusal_lightning.judges.config import JudgeSettings
 from refusal_lightning.judges.sources.local import LocalLoader
+from refusal_lightning.judges.spec import JudgeSpec
 from refusal_lightning.judges.verdict import JudgeResponses, Measures, Pair, Verdict
 
 # Facts of the authors' evaluation (their `substring_matching`), lower case.
@@ -62,3 +63,6 @@ class SubstringJudge:
 
 def make(settings: JudgeSettings, load_local: LocalLoader | None) -> SubstringJudge:
     return SubstringJudge(paper=settings.paper)
+
+
+SPEC = JudgeSpec(make)

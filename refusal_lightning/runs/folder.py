@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from refusal_lightning import plugins
 from refusal_lightning.errors import UserError
 from refusal_lightning.io.files import writable_folder, write_bytes
 from refusal_lightning.io.serialization import digest, write_json
@@ -133,10 +134,11 @@ class RunFolder:
     def record_stage(self, stage: str, entry: Mapping[str, Any], seconds: float) -> None:
         """Put a stage's entry into run.json, beside the other stages'; timings apart, since no two are the same.
 
-        Files that the stage said it would write (``made_from.make_room``) are bound as they are now.
+        Plugins are noted in it. Files that the stage said it would write (``made_from.make_room``) are bound as they
+        are now.
         """
         with self.updating() as record:
-            record[stage] = dict(entry)
+            record[stage] = {**entry, **({"plugins": used} if (used := plugins.record()) else {})}
             record.setdefault("timings", {})[f"{stage}_seconds"] = round(seconds, 3)
             record["versions"] = package_versions()
             for name, about in record.get("files", {}).items():

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from refusal_lightning import plugins
 from refusal_lightning.distributed.process_group import barrier
 from refusal_lightning.errors import UserError
 from refusal_lightning.io.console import is_main_process
@@ -78,6 +79,8 @@ def working(
         claim(run, identity, name, replace)
         if direction is not None:
             run.require_direction(direction)
+        for change in plugins.changed(run.read_record().get(stage, {}).get("plugins", ())):
+            log.warning(f"{stage}: {change}; what it makes may differ from the earlier results in {run.path}")
         barrier()
         yield
 

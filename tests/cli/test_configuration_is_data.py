@@ -193,3 +193,14 @@ def test_code_is_let_run_by_the_command_line_only(switch, capsys):
             assert f"--{switch} true" in _refused(capsys, reader, "--config", _file(content))
     with pytest.raises(SystemExit):
         main([command, "--config", _file(_nested(switch, True)), f"--{switch}", "false", "--print_config"])
+
+
+@pytest.mark.parametrize("command", ["evaluate", "judge"])
+@pytest.mark.parametrize("key", ["plugins", "plugins.mine"])
+def test_a_file_names_no_plugin(command, key, capsys):
+    """Only the command line does: a plugin is code."""
+    for value in (f"{MODULE}.py", [f"{MODULE}.py"], {"mine": f"{MODULE}.py"}, None):
+        message = _refused(capsys, command, "--config", _file({key: value}))
+        assert f"`{key}` is no key: a plugin is code, so a file cannot name one" in message
+    message = _refused(capsys, "evaluate", "--config", _file({"evaluate": {"plugins": [f"{MODULE}.py"]}}))
+    assert "'evaluate' does not accept option 'plugins'" in message

@@ -3,7 +3,8 @@
 import pytest
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.judges import JudgeSettings, judges_by_name
+from refusal_lightning.judges.config import JudgeSettings
+from refusal_lightning.judges.registry import judges_by_name
 from refusal_lightning.judges.response_cache import ResponseCache
 from refusal_lightning.judges.sources.local import LocalLoader, LocalModel, LocalSource
 

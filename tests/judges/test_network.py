@@ -19,8 +19,9 @@ import pytest
 from bad_server import LONGEST_HANG_S, Act, BadServer, bad_server
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.judges import JudgeSettings, judges_by_name
+from refusal_lightning.judges.config import JudgeSettings
 from refusal_lightning.judges.model_judge import ModelJudge
+from refusal_lightning.judges.registry import judges_by_name
 from refusal_lightning.judges.response_cache import ResponseCache
 from refusal_lightning.judges.sources import client
 from refusal_lightning.judges.sources.client import GARBLED_TRIES, HOPELESS, ApiSource

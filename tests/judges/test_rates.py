@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from refusal_lightning.judges import judges_by_name
 from refusal_lightning.judges.intervals import wilson
 from refusal_lightning.judges.rates import evaluate_completions, summary
+from refusal_lightning.judges.registry import judges_by_name
 from refusal_lightning.judges.verdict import Measures, Verdict
 
 ROWS: list[dict[str, Any]] = [

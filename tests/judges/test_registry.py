@@ -1,12 +1,19 @@
 """Judges by name: what is missing is said before anything starts, and a key goes only where it belongs."""
 
+import inspect
+import json
+import re
 from typing import Any
 
 import pytest
 
+from refusal_lightning.config import EvaluateConfig
 from refusal_lightning.errors import UserError
-from refusal_lightning.judges import JUDGES, JudgeSettings, judges_by_name
+from refusal_lightning.judges import substring
+from refusal_lightning.judges.config import JudgeConfig, JudgeSettings
+from refusal_lightning.judges.registry import JUDGES, judges_by_name, judges_made_from
 from refusal_lightning.judges.sources.local import LocalLoader, LocalModel
+from refusal_lightning.registry import Registry
 
 KEYS = {"TOGETHER_API_KEY": "key-of-together", "OPENAI_API_KEY": "key-of-openai"}
 
@@ -120,3 +127,28 @@ def test_strongreject_end_to_end(monkeypatch):
     assert request["messages"][0]["role"] == "system"
     assert "Name a colour." in request["messages"][1]["content"]
     assert request["model"] == "gpt-4o-mini"
+
+
+@pytest.mark.parametrize("name", list(JUDGES))
+def test_what_verdicts_depend_on_as_it_always_was(name):
+    """Runs of earlier versions are known by it: the judge's own settings, paper mode, the weights of a local model."""
+    settings = JudgeSettings(paper=True)
+    own = [key for key in vars(settings) if key.startswith(f"{name}_") and not key.endswith("key_env")]
+    wanted = [*own, "paper", *(["local_dtype"] if name in ("harmbench", "llama_guard_local") else [])]
+    made_from = judges_made_from([name, name], settings)
+    assert json.dumps(made_from) == json.dumps({name: {key: getattr(settings, key) for key in wanted}})
+
+
+def test_two_judges_of_one_name(monkeypatch):
+    registry = Registry("judge", {"one": substring.SPEC, "two": substring.SPEC})
+    monkeypatch.setattr("refusal_lightning.judges.registry.JUDGES", registry)
+    with pytest.raises(UserError, match="two calls its verdicts 'substring_matching', and so does another one"):
+        judges_by_name(["one", "two"])
+    assert list(judges_by_name(["one", "one"])) == ["substring_matching"]
+
+
+def test_the_help_names_every_judge():
+    for settings in (EvaluateConfig, JudgeConfig):
+        text = re.search(r'judges: list.*?"""(.*?)"""', inspect.getsource(settings), re.DOTALL)
+        assert text
+        assert all(re.search(rf"\b{name}\b", text.group(1)) for name in JUDGES)

@@ -12,10 +12,10 @@ import pytest
 from bad_server import Act, BadServer, bad_server
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.judges import JudgeSettings, judges_by_name
-from refusal_lightning.judges.config import JudgeConfig
+from refusal_lightning.judges.config import JudgeConfig, JudgeSettings
 from refusal_lightning.judges.judge_file import judge_completions
 from refusal_lightning.judges.model_judge import ModelJudge
+from refusal_lightning.judges.registry import judges_by_name
 from refusal_lightning.judges.response_cache import ResponseCache
 from refusal_lightning.judges.sources.client import GARBLED_TRIES, HOPELESS, ApiSource
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from refusal_lightning.cli import main
 from refusal_lightning.config import TrainerConfig
 from refusal_lightning.errors import UserError
-from refusal_lightning.judges import JudgeSettings
+from refusal_lightning.judges.config import JudgeSettings
 from refusal_lightning.judges.sources.local import LocalLoader, LocalSource
 from refusal_lightning.stages.evaluate import judging
 from refusal_lightning.stages.evaluate.judging import judge_version, load_judge

@@ -16,13 +16,12 @@ from refusal_lightning.distributed.predict import PredictLoop, run_journaled
 from refusal_lightning.errors import UserError
 from refusal_lightning.io.network import cut_off
 from refusal_lightning.io.serialization import digest
-from refusal_lightning.judges import Judge, JudgeSettings
-from refusal_lightning.judges.config import JudgeConfig
+from refusal_lightning.judges.config import JudgeConfig, JudgeSettings
 from refusal_lightning.judges.judge_file import judge_completions
 from refusal_lightning.judges.model_judge import Message, ModelJudge, Question
 from refusal_lightning.judges.response_cache import ResponseCache
 from refusal_lightning.judges.sources.local import LocalLoader, LocalModel, LocalSource
-from refusal_lightning.judges.verdict import Pair
+from refusal_lightning.judges.verdict import Judge, Pair
 from refusal_lightning.models.fingerprint import file_digest, weights_digest
 from refusal_lightning.models.tokens import left_pad, length_batches
 

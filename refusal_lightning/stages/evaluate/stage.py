@@ -34,10 +34,12 @@ from refusal_lightning.interventions.registry import INTERVENTIONS, build_interv
 from refusal_lightning.io.console import is_main_process
 from refusal_lightning.io.files import write_text
 from refusal_lightning.io.serialization import digest, write_json
-from refusal_lightning.judges import Judge, JudgeSettings, judges_by_name
 from refusal_lightning.judges.comparison import compare_evaluations
+from refusal_lightning.judges.config import JudgeSettings
 from refusal_lightning.judges.rates import evaluate_completions
+from refusal_lightning.judges.registry import judges_by_name, judges_made_from
 from refusal_lightning.judges.response_cache import ResponseCache
+from refusal_lightning.judges.verdict import Judge
 from refusal_lightning.models import ChatModel
 from refusal_lightning.report.html import render_report
 from refusal_lightning.report.summary import read_summary, terminal_table
@@ -189,18 +191,6 @@ def _measure(inputs: Inputs, loss_sets: dict[str, list[ScoredText]]) -> Measured
         log.info("evaluate: nothing to compute, all answers and losses are there")
     keys = {place: task.key for place, task in tasks.items()}
     return Measured(keys, answers, losses, {dataset: digest(texts) for dataset, texts in loss_sets.items()})
-
-
-def judges_made_from(names: Sequence[str], settings: JudgeSettings) -> dict[str, Any]:
-    """What the judges' verdicts depend on: which judges, and of the settings those that are not about pace."""
-    given = asdict(settings)
-    found: dict[str, Any] = {}
-    for name in dict.fromkeys(names):
-        own = {key: value for key, value in given.items() if key.startswith(f"{name}_") and not key.endswith("key_env")}
-        found[name] = own | {"paper": settings.paper}
-        if name in ("harmbench", "llama_guard_local"):
-            found[name]["local_dtype"] = settings.local_dtype
-    return found
 
 
 def _files(inputs: Inputs, measured: Measured, judges: dict[str, Any]) -> dict[Path, MadeFrom]:
