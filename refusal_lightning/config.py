@@ -15,7 +15,6 @@ HookPoint = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out
 EstimatorName = Literal[
     "mean_difference", "unit_mean_difference", "category_means", "principal_component", "logistic_probe", "lda"
 ]
-AnalysisName = Literal["separability", "similarity", "stability", "projection"]
 LossMask = Literal["answer", "paper"]
 Compression = Literal["lz4", "zstd", "none"]
 
@@ -417,11 +416,10 @@ class CapabilityConfig:
 class AnalyzeConfig:
     """The analyze stage: what the store tells about the candidates, without the model."""
 
-    analyses: list[AnalysisName] = field(
-        default_factory=lambda: ["separability", "similarity", "stability", "projection"]
-    )
+    analyses: list[str] = field(default_factory=lambda: ["separability", "similarity", "stability", "projection"])
     """Which: separability (AUROC of every candidate), similarity (cosines between candidates), stability (cosines when
-    training prompts are resampled or fewer), projection (of every cached prompt on the selected direction)."""
+    training prompts are resampled or fewer), projection (of every cached prompt on the selected direction), or
+    registered ones of your own."""
     bootstrap: int = 200
     """Resamples of the prompts behind each interval, and draws of each number of training prompts."""
     seed: int = 42

@@ -10,13 +10,9 @@ from pathlib import Path
 import jinja2
 
 from refusal_lightning.interventions.registry import in_columns, label_of
+from refusal_lightning.report.figures.registry import figures_of
+from refusal_lightning.report.figures.scores import ScoredCandidates
 from refusal_lightning.report.summary import Summary
-
-_PLOTS = {
-    "ablation_scores": "Bypass scores: mean refusal score on harmful prompts when the candidate is ablated.",
-    "actadd_scores": "Induce scores: mean refusal score on harmless prompts when the candidate is added at its layer.",
-    "kl_div_scores": "KL scores: how far ablating the candidate moves the next token on harmless prompts.",
-}
 
 _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -91,8 +87,8 @@ def render_report(summary: Summary, folder: Path) -> str:
         for dataset, judge in groups
     ]
     plots = [
-        {"about": about, "data": base64.b64encode(path.read_bytes()).decode()}
-        for name, about in _PLOTS.items()
+        {"about": spec.caption, "data": base64.b64encode(path.read_bytes()).decode()}
+        for name, spec in figures_of(ScoredCandidates).items()
         if _is_bound(summary, folder, path := folder / "select_direction" / f"{name}.png")
     ]
     report = folder / "select_direction" / "filter_report.txt"

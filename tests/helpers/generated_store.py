@@ -110,7 +110,9 @@ def estimate(store: Any, kept: dict[str, Any]) -> None:
     from refusal_lightning.directions.selection.filters import Thresholds
     from refusal_lightning.directions.selection.uncertainty import PromptScores, uncertainty
     from refusal_lightning.inputs.candidates import estimated_directions
-    from refusal_lightning.stages.analyze.registry import ANALYSES, AnalysisInputs
+    from refusal_lightning.stages.analyze.inputs import AnalysisInputs
+    from refusal_lightning.stages.analyze.registry import ANALYSES
+    from refusal_lightning.stages.analyze.stage import analyze_directions
 
     for name in ESTIMATORS:
         directions = estimated_directions(name, store, kept, 2, DataConfig())
@@ -123,15 +125,15 @@ def estimate(store: Any, kept: dict[str, Any]) -> None:
         store=store,
         rows={name: store.rows(filtered.prompts.hashes) for name, filtered in kept.items()},
         datasets={(name, *name.split("_")): filtered.prompts.hashes for name, filtered in kept.items()},  # type: ignore[misc]
+        estimator=name,
         directions=directions,
         selected=(-1, 1),
-        tokens=["a", "b"],
+        position_tokens=["a", "b"],
         n_resamples=50,
         confidence=0.95,
         seed=0,
     )
-    for analyse in ANALYSES.values():
-        assert analyse(material).rows
+    assert all(found.rows for found in analyze_directions(material, list(ANALYSES)).analyses.values())
 
 
 def peak() -> float:

@@ -21,6 +21,10 @@ from refusal_lightning.directions.analysis.bootstrap import bootstrap_weights
 from refusal_lightning.inputs.prompts import drawn_sets
 from refusal_lightning.models import load_chat_model
 from refusal_lightning.models.chat_model import ChatModel
+from refusal_lightning.stages.analyze.analysis import Analysis
+from refusal_lightning.stages.analyze.inputs import AnalysisInputs
+from refusal_lightning.stages.analyze.registry import ANALYSES as REGISTRY
+from refusal_lightning.stages.analyze.registry import AnalysisSpec
 from refusal_lightning.stages.analyze.stability import _stability_headline
 from refusal_lightning.store import ActivationStore
 from runs import write_config, write_data
@@ -386,6 +390,26 @@ def test_the_first_estimator_makes_the_candidates(finished, unselected, tmp_path
     assert _files(tmp_path)["similarity.csv"] != _files(finished)["similarity.csv"]
     ours = [row for row in _table(tmp_path, "stability") if (row["position"], row["layer"]) == _selected(finished)]
     assert ours == _table(finished, "stability")
+
+
+def test_an_analysis_is_added_by_one_entry(finished, unselected, tmp_path, capsys, monkeypatch):
+    """It says what it needs, names no figure, and is refused by name where it is not there."""
+
+    def count(inputs: AnalysisInputs) -> Analysis:
+        rows = [{"set": name, "prompts": len(rows)} for name, rows in inputs.rows.items()]
+        return Analysis(f"{len(rows)} sets", rows, note=f"of {inputs.estimator}")
+
+    arguments = [*unselected, "--analyze.analyses", '["count"]']
+    line = _fails(capsys, *arguments)
+    assert f"analyze.analyses: there is no analysis 'count'; there are {', '.join(ANALYSES)}" in line
+    monkeypatch.setattr(REGISTRY, "_entries", dict(REGISTRY))
+    REGISTRY.register("count", AnalysisSpec(count))
+    assert main(arguments) == 0
+    assert set(_files(tmp_path)) == {"count.csv", "count.json"}
+    said = capsys.readouterr().out
+    assert "count: 4 sets" in said and "of mean_difference" in said
+    monkeypatch.setattr(REGISTRY, "_entries", {**REGISTRY, "count": AnalysisSpec(count, needs_direction=True)})
+    assert "no selected direction, which count is of" in _fails(capsys, *arguments)
 
 
 def test_no_store(finished, capsys, tmp_path):

@@ -16,6 +16,9 @@ from jaxtyping import Float
 from refusal_lightning.directions.analysis.bootstrap import bootstrap_weights
 from refusal_lightning.errors import UserError
 
+ENOUGH = 0.95
+"""The cosine from which on a number of training prompts counts as enough."""
+
 
 def bootstrap_cosines(
     harmful: Float[np.ndarray, "harmful position d_model"],

@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Float
 
 from refusal_lightning.directions.analysis.projection import projections, spread
-from refusal_lightning.report.analysis_plots import Line, plot_lines
-from refusal_lightning.stages.analyze.analysis import LAYER, Analysis, AnalysisInputs
+from refusal_lightning.io.serialization import digest
+from refusal_lightning.stages.analyze.analysis import Analysis
+from refusal_lightning.stages.analyze.inputs import AnalysisInputs
 
 
 def analyse_projection(m: AnalysisInputs) -> Analysis:
@@ -22,7 +23,6 @@ def analyse_projection(m: AnalysisInputs) -> Analysis:
         raise ValueError("a projection needs a selected direction")
     groups, others = _groups(m)
     rows: list[dict[str, Any]] = []
-    lines = []
     for (dataset, split, label), members in groups.items():
         direction = m.directions[m.selected]
         of_layer = [spread(_projections(m, members, layer, direction)) for layer in m.layers]
@@ -32,15 +32,11 @@ def analyse_projection(m: AnalysisInputs) -> Analysis:
                 row = {"dataset": dataset, "split": split, "label": label, "prompts": len(members)}
                 row |= {"position": position, "layer": layer}
                 rows.append(row | {name: float(v[layer, column]) for name, v in numbers.items()})
-        last = {name: v[:, -1] for name, v in numbers.items()}
-        lines.append(Line(f"{len(members)} {dataset}", m.layers, last["mean"], last["q05"], last["q95"]))
-    title = f"Projection on the direction of position {m.selected[0]}, layer {m.selected[1]}, at position -1"
-    ylabel = "projection (mean, 5 % to 95 %)"
-    plot = plot_lines(lines, title, LAYER, ylabel, upright=m.selected[1])
     there = [row for row in rows if (row["position"], row["layer"]) == m.selected]
     means = ", ".join(f"{row['dataset']} {row['mean']:.2f}" for row in sorted(there, key=lambda row: -row["mean"]))
     left_out = f"; {others} prompts of the store are in no set of this configuration" if others else ""
-    return Analysis(f"means at the selected place: {means}{left_out}", rows, plot)
+    datasets = {name: digest(hashes) for (name, _, _), hashes in m.datasets.items()}
+    return Analysis(f"means at the selected place: {means}{left_out}", rows, made_from={"datasets": datasets})
 
 
 def _groups(m: AnalysisInputs) -> tuple[dict[tuple[str, str, str], np.ndarray], int]:

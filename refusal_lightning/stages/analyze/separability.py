@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from refusal_lightning.directions.analysis.separability import separability
-from refusal_lightning.report.analysis_plots import Line, plot_lines
-from refusal_lightning.report.figure import position_label
-from refusal_lightning.stages.analyze.analysis import LAYER, Analysis, AnalysisInputs
+from refusal_lightning.stages.analyze.analysis import Analysis
+from refusal_lightning.stages.analyze.inputs import AnalysisInputs
 
 
 def analyse_separability(m: AnalysisInputs) -> Analysis:
@@ -27,13 +26,7 @@ def analyse_separability(m: AnalysisInputs) -> Analysis:
         for p in m.positions
         for i in m.layers
     ]
-    lines = [
-        Line(position_label(p, m.tokens), m.layers, found.auroc[p], found.low[p], found.high[p]) for p in m.positions
-    ]
-    star = None if m.selected is None else (float(m.selected[1]), float(found.auroc[m.selected]))
-    title = "Separability of held-out harmful and harmless prompts"
-    plot = plot_lines(lines, title, LAYER, "AUROC", star=star, level=0.5)
-    return Analysis(_separability_headline(m, rows), rows, plot)
+    return Analysis(_separability_headline(m, rows), rows)
 
 
 def _separability_headline(m: AnalysisInputs, rows: list[dict[str, Any]]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from refusal_lightning.directions.analysis.similarity import cosine_matrix
-from refusal_lightning.report.analysis_plots import plot_cosines
-from refusal_lightning.stages.analyze.analysis import Analysis, AnalysisInputs
+from refusal_lightning.stages.analyze.analysis import Analysis
+from refusal_lightning.stages.analyze.inputs import AnalysisInputs
 
 
 def analyse_similarity(m: AnalysisInputs) -> Analysis:
@@ -28,4 +28,4 @@ def analyse_similarity(m: AnalysisInputs) -> Analysis:
         near = int(np.sum(cosines[m.selected] >= 0.9)) - 1
         headline += f"; {near} of {cosines[0, 0].size - 1} other candidates have 0.9 or more with the selected one"
     arrays = {"cosine": cosines, "position": np.array(m.positions), "layer": np.array(m.layers)}
-    return Analysis(headline, rows, plot_cosines(cosines, m.tokens, m.selected), arrays)
+    return Analysis(headline, rows, arrays)

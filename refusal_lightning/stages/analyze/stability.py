@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from refusal_lightning.directions.analysis.bootstrap import percentile_interval
 from refusal_lightning.directions.analysis.stability import (
+    ENOUGH,
     bootstrap_cosines,
     cosines_by_n_train,
     doubling_sizes,
@@ -17,12 +18,11 @@ from refusal_lightning.directions.analysis.stability import (
 )
 from refusal_lightning.directions.analysis.stability_in_passes import StabilityInPasses
 from refusal_lightning.directions.estimators.passes import FEW
-from refusal_lightning.report.analysis_plots import Line, plot_lines
-from refusal_lightning.report.figure import position_label
-from refusal_lightning.stages.analyze.analysis import LAYER, Analysis, AnalysisInputs
+from refusal_lightning.stages.analyze.analysis import Analysis
+from refusal_lightning.stages.analyze.inputs import AnalysisInputs
 
-ENOUGH = 0.95
-"""The cosine from which on a number of training prompts counts as enough."""
+OWN_ESTIMATORS = ("mean_difference", "unit_mean_difference")
+"""Those whose directions are as stable as this says: they differ in length alone."""
 
 
 def analyse_stability(m: AnalysisInputs) -> Analysis:
@@ -33,7 +33,10 @@ def analyse_stability(m: AnalysisInputs) -> Analysis:
     cells = [m.selected] if m.selected else [(p, i) for p in m.positions for i in m.layers]
     rows = [row for i in sorted({i for _, i in cells}) for row in _stability_of_layer(m, i, {p for p, _ in cells})]
     rows.sort(key=lambda row: (row["position"], row["layer"]))  # stable: the order of measures stays
-    return Analysis(_stability_headline(m, rows), rows, _stability_plot(m, rows))
+    note = None
+    if m.estimator not in OWN_ESTIMATORS:
+        note = f"stability is that of the mean difference, whatever the estimator ({m.estimator})"
+    return Analysis(_stability_headline(m, rows), rows, note=note)
 
 
 def _stability_of_layer(m: AnalysisInputs, layer: int, positions: set[int]) -> Iterator[dict[str, Any]]:
@@ -106,19 +109,3 @@ def _enough(subsets: list[dict[str, Any]], whole: dict[str, Any]) -> str:
     if not reached:
         return f"no number{below} reaches {with_all}"
     return f"{min(reached)} prompts of each kind (of {subsets[-1]['n_harmful']} at most) reach {with_all}"
-
-
-def _stability_plot(m: AnalysisInputs, rows: list[dict[str, Any]]) -> bytes:
-    def line(label: str, x: str, **where: Any) -> Line:
-        chosen = [row for row in rows if all(row[key] == value for key, value in where.items())]
-        middle, low, high = (np.array([row[key] for row in chosen]) for key in ("mean", "low", "high"))
-        return Line(label, [row[x] for row in chosen], middle, low, high)
-
-    if m.selected is None:
-        lines = [line(position_label(p, m.tokens), "layer", measure="bootstrap", position=p) for p in m.positions]
-        return plot_lines(lines, "Directions of resampled prompts", LAYER, "cosine with the direction of all")
-    lines = [line("with the direction of all prompts", "n_harmful", measure="subset")]
-    lines += [line("between two disjoint draws", "n_harmful", measure="split")]
-    title = f"Stability of the direction at position {m.selected[0]}, layer {m.selected[1]}"
-    xlabel = "training prompts of each kind"
-    return plot_lines([each for each in lines if each.x], title, xlabel, "cosine", level=ENOUGH, doubling=True)

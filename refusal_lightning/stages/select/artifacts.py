@@ -25,7 +25,8 @@ from refusal_lightning.io.files import write_bytes, write_text
 from refusal_lightning.io.serialization import digest, write_json
 from refusal_lightning.models import ChatModel
 from refusal_lightning.models.fingerprint import file_digest
-from refusal_lightning.report.plots import plot_scores
+from refusal_lightning.report.figures.registry import draw_all, figures_of
+from refusal_lightning.report.figures.scores import ScoredCandidates
 from refusal_lightning.report.summary import BY_HAND, BY_THE_RULES
 from refusal_lightning.runs.folder import RunFolder, direction_digest, write_tensor
 from refusal_lightning.runs.made_from import MadeFrom, make_room
@@ -34,8 +35,6 @@ from refusal_lightning.stages.select.scoring import ScoreTable
 from refusal_lightning.store import ActivationStore
 
 log = logging.getLogger(__name__)
-
-PLOTS = ("ablation_scores", "actadd_scores", "kl_div_scores")
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ def _made_from(inputs: Inputs, scored: Scored) -> MadeFrom:
 def _names(run: RunFolder, scored: Scored) -> list[Path]:
     """The files that will be written."""
     names = [run.mean_diffs, run.evaluations, run.evaluations_meta, run.filtered, run.filter_report]
-    names += [run.evaluations.parent / f"{name}.png" for name in PLOTS]
+    names += [run.evaluations.parent / f"{name}.png" for name in figures_of(ScoredCandidates)]
     if isinstance(scored.selection, Selection):
         names += [run.direction, run.direction_metadata]
         names += [] if scored.selection.by_hand else [run.uncertainty, run.cosmic]
@@ -246,5 +245,5 @@ def _answer_kl_rows(answer_kl: dict[Place, np.ndarray], n_tokens: int) -> list[d
 
 def _plot(run: RunFolder, inputs: Inputs, table: ScoreTable, baseline: dict[str, float], chosen: Place | None) -> None:
     tokens = [inputs.chat.tokenizer.decode([i]) for i in inputs.chat.eoi_ids]
-    for name, png in plot_scores(table.means(), tokens, baseline, chosen).items():
+    for name, png in draw_all(ScoredCandidates(table.means(), tokens, baseline, chosen)).items():
         write_bytes(run.evaluations.parent / f"{name}.png", png)

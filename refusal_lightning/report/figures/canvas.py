@@ -1,15 +1,22 @@
-"""What all plots share: a figure, labels that are no markup, and PNG bytes that follow from the figure alone."""
+"""What all figures share: an empty one, labels that are no markup, and PNG bytes that follow from the figure alone."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LAYER = "layer (resid_pre)"
+"""Label of an axis of layers."""
 
 
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure, in inches."""
+    from matplotlib.figure import Figure  # slow to import, and the report only wants to know which figures there are
+
     # A Figure of its own, not pyplot's: nothing global to close.
     return Figure(figsize=(width, height), dpi=110, layout="constrained")
 
