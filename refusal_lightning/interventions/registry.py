@@ -30,8 +30,8 @@ class InterventionSpec:
     build: Callable[[Float[Tensor, " d_model"], int, str], KeyedIntervention]
     """``build(direction, layer, role)``: the intervention on prompts in the place of ``role``, harmful or harmless.
 
-    Its ``depends_on`` is what tells its results from others beside its name and the direction: a layer, a coefficient,
-    a version of its code.
+    Its ``depends_on`` is what tells its results from others beside its name, the direction and a plugin's content: a
+    layer, a coefficient, a version of its code.
     """
     needs_direction: bool = True
     """Whether it acts along the direction; results under one that does not outlive the choice of another."""
@@ -63,11 +63,15 @@ INTERVENTIONS: Registry[InterventionSpec] = Registry(
 
 
 def build_intervention(name: str, direction: Float[Tensor, " d_model"], layer: int, role: str) -> KeyedIntervention:
-    """A registered intervention under its own name, with all that its results depend on. Raises UserError."""
+    """A registered intervention under its own name, with all that its results depend on: of a plugin's, the file too.
+
+    Raises UserError.
+    """
     spec = INTERVENTIONS[name]
     made = spec.build(direction, layer, role)
     along = [direction.tolist()] if spec.needs_direction else []
-    return KeyedIntervention(replace(made.intervention, name=name), [name, *along, *made.depends_on])
+    origin = [INTERVENTIONS.origin(name)] if INTERVENTIONS.origin(name) else []
+    return KeyedIntervention(replace(made.intervention, name=name), [name, *along, *made.depends_on, *origin])
 
 
 def in_columns(names: Iterable[str]) -> list[str]:
