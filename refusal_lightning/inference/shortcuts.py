@@ -51,8 +51,8 @@ def exact_shortcuts(
     ``tell`` hears, once, of what is done in full instead.
     """
     model: Any = bridge.original_model
-    last = bridge.cfg.n_layers - 1
-    layers = sorted({min(1, last), last})  # at the first layer nothing is stepped over
+    # What one of the later blocks misses of those that are stepped over shows from the middle, and from the end on.
+    layers = sorted({bridge.cfg.n_layers // 2, bridge.cfg.n_layers - 1})
     plain: list[Tensor] = []
     start: dict[int, Tensor] = {}
 

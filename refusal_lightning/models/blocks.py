@@ -67,8 +67,8 @@ def _examine(bridge: TransformerBridge) -> BlockFacts:
         problem = f"its hook {silent[0]} sees nothing"
     else:
         padded, padding = (torch.nn.functional.pad(x, (3, 0)) for x in (ids, mask))
-        behind = _small_pass(bridge, padded, padding)[-1]
-        if not _alike(behind, logits, dtype):
+        behind = bridge(padded, attention_mask=padding, use_cache=False)[:, -1]
+        if not _alike(behind.float(), logits, dtype):
             problem = "padding changes what it gives: its code ignores the attention mask"
     return BlockFacts(tuple(n_given), all(_adds_up(seen, layer, dtype) for layer in layers), problem)
 
