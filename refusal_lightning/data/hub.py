@@ -69,7 +69,7 @@ def hub_rows(hub: HubSet) -> Iterator[dict[str, Any]]:
 def _loaded(hub: HubSet, streaming: bool) -> Any:
     import datasets
 
-    refuse_namesake(hub)
+    require_no_namesake(hub)
     cut_off()
     try:
         loaded = datasets.load_dataset(
@@ -87,7 +87,7 @@ def _loaded(hub: HubSet, streaming: bool) -> Any:
     return loaded
 
 
-def refuse_namesake(hub: HubSet) -> None:
+def require_no_namesake(hub: HubSet) -> None:
     """Raise UserError where a folder has the dataset's name: the library reads it instead, whatever the revision."""
     if Path(hub.repo).exists():
         raise UserError(

@@ -5,7 +5,7 @@ import pytest
 
 from refusal_lightning.data import datasets as package_datasets
 from refusal_lightning.data import hub, load_dataset
-from refusal_lightning.data.hub import HubSet, load_hub, parse_hub, refuse_namesake
+from refusal_lightning.data.hub import HubSet, load_hub, parse_hub, require_no_namesake
 from refusal_lightning.data.sources import NAMED_SETS
 from refusal_lightning.errors import UserError
 
@@ -32,7 +32,7 @@ def hub_folder(tmp_path, monkeypatch):
     (folder / "short-test.csv").write_text("prompt,kind\nName a lake,geo\nName a hill,\n")
     (folder / "one.csv").write_text("prompt,label\nCount,safe\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(hub, "refuse_namesake", lambda _: None)  # a folder stands for the Hub's dataset here
+    monkeypatch.setattr(hub, "require_no_namesake", lambda _: None)  # a folder stands for the Hub's dataset here
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     return folder
 
@@ -108,6 +108,6 @@ def test_over_refusal_sets_by_name(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["hub:org/name@1f:short:train", "hub:org/name:short:test"])
 def test_a_folder_of_the_same_name_is_not_taken_for_the_dataset(hub_folder, monkeypatch, name):
     """The library reads it, whatever the commit that is asked for."""
-    monkeypatch.setattr(hub, "refuse_namesake", refuse_namesake)
+    monkeypatch.setattr(hub, "require_no_namesake", require_no_namesake)
     with pytest.raises(UserError, match="'org/name' is also a folder or file where you work"):
         load_dataset(name, columns={"instruction": "prompt"})

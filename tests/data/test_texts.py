@@ -20,7 +20,7 @@ def hub_folder(tmp_path, monkeypatch):
     rows = [{"text": f"Once {i}", "meta": "x"} for i in range(9)]
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(hub, "refuse_namesake", lambda _: None)  # a folder stands for the Hub's dataset here
+    monkeypatch.setattr(hub, "require_no_namesake", lambda _: None)  # a folder stands for the Hub's dataset here
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     return folder
 
