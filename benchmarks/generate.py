@@ -29,7 +29,12 @@ from refusal_lightning.inputs.prompts import PromptSet, prompt_set
 from refusal_lightning.interventions import BASELINE, Intervention, ablation, addition, intervene, record_activations
 from refusal_lightning.models import ChatModel, load_chat_model
 from refusal_lightning.models.tokens import left_pad
-from refusal_lightning.stages.evaluate.completions import Completion, CompletionTask, generate_answers
+from refusal_lightning.stages.evaluate.completions import (
+    Completion,
+    CompletionSettings,
+    CompletionTask,
+    generate_answers,
+)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CPU = TrainerConfig(accelerator="cpu", progress_bar=False)
@@ -163,9 +168,8 @@ def main() -> None:
         speeds["plain"].append(n_tokens / (time.perf_counter() - started))
         with tempfile.TemporaryDirectory() as folder:
             started = time.perf_counter()
-            made, _ = generate_answers(
-                chat, CPU, tasks, Path(folder), max_new_tokens=args.new_tokens, batch_size=args.batch_size
-            )
+            settings = CompletionSettings(args.new_tokens, args.batch_size)
+            made, _ = generate_answers(chat, CPU, tasks, Path(folder), settings)
             seconds = time.perf_counter() - started
         found = dict(zip(acting, made, strict=True))
         speeds["ours"].append(sum(answer.n_tokens for each in made for answer in each) / seconds)

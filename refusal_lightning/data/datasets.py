@@ -13,7 +13,8 @@ from refusal_lightning.data.tables import SUFFIXES, Where, is_table, read_table,
 from refusal_lightning.errors import UserError
 
 SPLITS = ("train", "val", "test")
-HARMTYPES = ("harmful", "harmless")
+ROLES = ("harmful", "harmless")
+"""The places that two sets of prompts take; their labels are the user's words (data.labels)."""
 SAMPLE_ROOT = Path(__file__).parents[2] / "dataset" / "sample"
 
 _NO_SPLIT = "set data.root to the folder that holds splits/ (`data prepare` makes the paper's)"
@@ -27,11 +28,11 @@ class NoSuchSet(UserError):
 
 @overload
 def load_dataset_split(
-    harmtype: str, split: str, instructions_only: Literal[True], root: str | Path = ..., *, columns: Columns = ...
+    label: str, split: str, instructions_only: Literal[True], root: str | Path = ..., *, columns: Columns = ...
 ) -> list[str]: ...
 @overload
 def load_dataset_split(
-    harmtype: str,
+    label: str,
     split: str,
     instructions_only: Literal[False] = False,
     root: str | Path = ...,
@@ -39,7 +40,7 @@ def load_dataset_split(
     columns: Columns = ...,
 ) -> list[dict[str, Any]]: ...
 def load_dataset_split(
-    harmtype: str,
+    label: str,
     split: str,
     instructions_only: bool = False,
     root: str | Path = SAMPLE_ROOT,
@@ -48,13 +49,13 @@ def load_dataset_split(
 ) -> list[Any]:
     """Rows ``{"instruction", "category"}`` of a split, or just the instructions, in the file's order.
 
-    ``harmtype`` is harmful, harmless or another label, ``split`` is train, val or test; ``root`` holds the folder
-    ``splits`` with HARMTYPE_SPLIT.json (or .jsonl, .csv, .parquet, .txt). ``columns`` as in ``load_dataset``.
+    ``label`` is harmful, harmless or another label, ``split`` is train, val or test; ``root`` holds the folder
+    ``splits`` with LABEL_SPLIT.json (or .jsonl, .csv, .parquet, .txt). ``columns`` as in ``load_dataset``.
     """
-    path = _split_file(harmtype, split, root)
+    path = _split_file(label, split, root)
     if path is None:
         raise NoSuchSet(
-            f"no split {harmtype}_{split} under {Path(root) / 'splits'}: take harmful or harmless (or a label that has "
+            f"no split {label}_{split} under {Path(root) / 'splits'}: take harmful or harmless (or a label that has "
             "files of its own there), and train, val or test"
         )
     missing = f"dataset file {path} does not exist; {_NO_SPLIT}"
@@ -124,7 +125,7 @@ def _split_file(label: str, split: str, root: str | Path) -> Path | None:
     there = [path for path in files if path.is_file()]
     if len(there) > 1:
         raise UserError(f"there are both {there[0]} and {there[1].name}; keep the one that is meant")
-    return there[0] if there else files[0] if label in HARMTYPES else None
+    return there[0] if there else files[0] if label in ROLES else None
 
 
 def _from_file(

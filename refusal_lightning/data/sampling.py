@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from refusal_lightning.data.datasets import HARMTYPES, Columns, load_dataset_split
+from refusal_lightning.data.datasets import ROLES, Columns, load_dataset_split
 from refusal_lightning.errors import UserError
 
 
@@ -38,7 +38,7 @@ def draw_instructions(
     n_val: int,
     seed: int,
     *,
-    labels: Sequence[str] = HARMTYPES,
+    labels: Sequence[str] = ROLES,
     columns: Columns = None,
     load: Callable[[str], list[str]] | None = None,
 ) -> Draw:

@@ -1,10 +1,10 @@
-"""Texts to measure loss on: plain ones, or instructions with their answers; the paper's two by name."""
+"""Texts to measure loss on: plain ones, or instructions with their answers; sets by name, files, sets on the Hub."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from refusal_lightning.data.hub import PREFIX, HubSet, hub_rows, load_hub, parse
 from refusal_lightning.data.sources import SOURCES
 from refusal_lightning.data.tables import is_table, read_table, require_whole
 from refusal_lightning.errors import UserError
+from refusal_lightning.registry import Registry
 
 PILE = HubSet("monology/pile-uncopyrighted", None, "train")
 ALPACA_FILE = "raw/alpaca_data.json"
@@ -35,6 +36,29 @@ class Text:
     instruction: str | None = None
 
 
+@dataclass(frozen=True)
+class TextRequest:
+    """Which texts of a set are wanted: the first ``count``, fewer where it has fewer."""
+
+    count: int
+    root: Path
+    """The data's folder."""
+    columns: Mapping[str, str] | None = None
+    """The set's: ``{"text": ...}`` or ``{"instruction": ..., "response": ...}`` (None: found by their usual names)."""
+    kept: Path | None = None
+    """A folder in which streamed texts are kept, so that they are asked for once."""
+
+
+@dataclass(frozen=True)
+class LossSet:
+    """A set of texts that has a name of its own."""
+
+    label: str
+    """What tables call it."""
+    load: Callable[[TextRequest], list[Text]] | None
+    """Gives its texts, and raises UserError; None: they are the baseline's own completions of the harmless sets."""
+
+
 def load_texts(
     name: str,
     count: int,
@@ -45,45 +69,67 @@ def load_texts(
 ) -> list[Text]:
     """The first ``count`` texts of a set, fewer where it has fewer.
 
-    ``name`` is ``pile`` or ``alpaca`` (the paper's), a file (.json, .jsonl, .csv, .parquet, .txt) or
-    ``hub:org/name[@revision][:config][:split]``, which is streamed. ``columns`` names the set's columns, ``{"text":
-    ...}`` or ``{"instruction": ..., "response": ...}`` (default: found by their usual names). ``kept`` is a folder in
-    which streamed texts are kept, so that they are asked for once. Raises UserError.
+    ``name`` is one of ``LOSS_SETS``, a file (.json, .jsonl, .csv, .parquet, .txt) or
+    ``hub:org/name[@revision][:config][:split]``, which is streamed; for the rest see ``TextRequest``. Raises UserError.
     """
-    if name == "alpaca":
-        return _alpaca(count, Path(root))
-    hub = PILE if name == "pile" else parse_hub(name) if name.startswith(PREFIX) else None
-    if hub is not None:
-        return _streamed(hub, count, columns, kept)
-    if not is_table(name):
-        raise UserError(f"texts {name!r} are neither pile nor alpaca, nor a file, nor hub:org/name:config:split")
-    path = Path(name).expanduser()
+    request = TextRequest(count, Path(root), columns, kept)
+    known = {known: one.load for known, one in LOSS_SETS.items() if one.load is not None}
+    if name in known:
+        return known[name](request)
+    if name.startswith(PREFIX):
+        return _streamed(parse_hub(name), request)
+    if is_table(name):
+        return _from_file(Path(name).expanduser(), request)
+    raise UserError(f"texts {name!r} are neither {' nor '.join(known)}, nor a file, nor hub:org/name:config:split")
+
+
+def _from_file(path: Path, request: TextRequest) -> list[Text]:
     try:
         table = read_table(path)
     except FileNotFoundError:
         raise UserError(f"dataset file {path} does not exist") from None
-    if path.suffix.lower() == ".txt":
-        columns = {"text": "instruction"}  # a text file's lines
-    return _texts(table[:count], f"dataset file {path}", columns)
+    lines = path.suffix.lower() == ".txt"
+    return _texts(table[: request.count], f"dataset file {path}", {"text": "instruction"} if lines else request.columns)
 
 
-def _alpaca(count: int, root: Path) -> list[Text]:
+def _pile(request: TextRequest) -> list[Text]:
+    return _streamed(PILE, request)
+
+
+def _alpaca(request: TextRequest) -> list[Text]:
     """Alpaca's rows without input, in the authors' order."""
     import datasets
 
-    path, hub = root / ALPACA_FILE, SOURCES["alpaca"].hub
+    path, hub = request.root / ALPACA_FILE, SOURCES["alpaca"].hub
     rows: list[Any] = read_table(path) if path.is_file() or hub is None else load_hub(hub)
     shuffled = datasets.Dataset.from_list(rows).shuffle(seed=SHUFFLE_SEED)
-    chosen = (row for row in shuffled if not row["input"].strip())
-    return _texts(list(itertools.islice(chosen, count)), "Alpaca", {"instruction": "instruction", "response": "output"})
+    chosen = itertools.islice((row for row in shuffled if not row["input"].strip()), request.count)
+    return _texts(chosen, "Alpaca", {"instruction": "instruction", "response": "output"})
 
 
-def _streamed(hub: HubSet, count: int, columns: Mapping[str, str] | None, kept: Path | None) -> list[Text]:
-    place = None if kept is None else kept / f"{_file_name(hub, columns)}-{count}.jsonl"
+LOSS_SETS: Registry[LossSet] = Registry(
+    "set of texts",
+    {
+        "pile": LossSet("pile", _pile),
+        "alpaca": LossSet("alpaca", _alpaca),
+        "alpaca_custom_completions": LossSet("own harmless answers", None),  # the authors' key in loss_evals
+    },
+)
+"""The texts that a configuration may name, beside files and sets on the Hub."""
+
+
+def of_the_baseline(name: str) -> bool:
+    """Whether a set's texts are the baseline's own completions, which are there once they were made."""
+    return name in LOSS_SETS and LOSS_SETS[name].load is None
+
+
+def _streamed(hub: HubSet, request: TextRequest) -> list[Text]:
+    columns, kept = request.columns, request.kept
+    place = None if kept is None else kept / f"{_file_name(hub, columns)}-{request.count}.jsonl"
     if place is not None and place.is_file():
         rows: list[Any] = [json.loads(line) for line in place.read_text(encoding="utf-8").splitlines()]
     else:
-        rows = list(itertools.islice(hub_rows(hub), count))
+        rows = list(itertools.islice(hub_rows(hub), request.count))
         if place is not None:
             wanted = _columns(rows, str(hub), columns).values()
             lines = (json.dumps({column: row.get(column) for column in wanted}) for row in rows)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from refusal_lightning.config import CacheConfig, StoreConfig
-from refusal_lightning.data.datasets import HARMTYPES
+from refusal_lightning.data.datasets import ROLES
 from refusal_lightning.errors import UserError
 from refusal_lightning.inputs.prompts import (
     PromptSet,
@@ -116,7 +116,7 @@ def require_candidates(model: ChatModel, cache: CacheConfig) -> None:
         )
 
 
-def records_of(sets: Iterable[PromptSet], labels: Sequence[str] = HARMTYPES) -> list[PromptRecord]:
+def records_of(sets: Iterable[PromptSet], labels: Sequence[str] = ROLES) -> list[PromptRecord]:
     """One record per different prompt, shortest first, so that a shard's prompts are of similar length.
 
     ``labels`` are the two kinds of prompts: a set that is named by one of them and a split has both in its records.

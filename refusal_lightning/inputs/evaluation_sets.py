@@ -7,10 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from refusal_lightning.config import (
-    DataConfig,
-    EvaluateConfig,
-)
+from refusal_lightning.config import DataConfig, EvaluateConfig
 from refusal_lightning.errors import UserError
 from refusal_lightning.inputs.prompts import (
     PromptSet,
@@ -28,9 +25,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Prompts to answer, with the instructions' categories; ``kind`` is harmful or harmless."""
+    """Prompts to answer, in the place (``role``) of harmful or of harmless ones, with the instructions' categories."""
 
-    kind: str
+    role: str
     prompts: PromptSet
     categories: list[str | None]
 
@@ -50,11 +47,11 @@ def evaluation_sets(chat: ChatModel, data: DataConfig, config: EvaluateConfig) -
         ("harmful", [first] if config.harmful is None else config.harmful),
         ("harmless", [second] if config.harmless is None else config.harmless),
     )
-    for kind, names in chosen:
+    for role, names in chosen:
         for name in names:
             rows: Sequence[dict[str, Any]] = rows_of(name, data)
             whole = [row["instruction"] for row in rows]
-            if kind == "harmless" and config.n_test is not None and config.n_test < len(rows):
+            if role == "harmless" and config.n_test is not None and config.n_test < len(rows):
                 rows = (drawn or draw(data)).rng.sample(list(rows), config.n_test)
             file_name = plain_name(name)
             if any(item.prompts.name == file_name for item in sets):
@@ -65,5 +62,5 @@ def evaluation_sets(chat: ChatModel, data: DataConfig, config: EvaluateConfig) -
             if known:
                 log.warning(f"{known}; what is measured on them is no test")
             prompts = prompt_set(file_name, [row["instruction"] for row in rows], chat, whole)
-            sets.append(EvaluationSet(kind, prompts, [row["category"] for row in rows]))
+            sets.append(EvaluationSet(role, prompts, [row["category"] for row in rows]))
     return sets

@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from refusal_lightning.config import DataConfig, EvaluateConfig, LossMask, SetConfig
-from refusal_lightning.data.texts import Text, load_texts
+from refusal_lightning.data.texts import Text, load_texts, of_the_baseline
 from refusal_lightning.errors import UserError
 from refusal_lightning.inputs.prompts import plain_name
 from refusal_lightning.models import ChatModel
 from refusal_lightning.models.fingerprint import cache_folder
 from refusal_lightning.models.tokens import length_batches
-
-OWN_COMPLETIONS = "alpaca_custom_completions"
-"""The authors' key for the loss on the model's own answers to harmless instructions."""
 
 
 class ScoredText(NamedTuple):
@@ -25,13 +22,13 @@ class ScoredText(NamedTuple):
 
 
 def read_loss_sets(chat: ChatModel, data: DataConfig, config: EvaluateConfig) -> dict[str, list[ScoredText]]:
-    """The configured sets by their keys in the results, but for the model's own completions. Raises UserError."""
+    """The configured sets by their keys in the results, but for the baseline's own completions. Raises UserError."""
     sets: dict[str, list[ScoredText]] = {}
     for name in config.losses:
         key = plain_name(name)
         if key in sets:
             raise UserError(f"evaluate.losses: two sets would both be called {key}; give one another name in data.sets")
-        if name == OWN_COMPLETIONS:
+        if of_the_baseline(name):
             continue
         own = text_source(name, data)
         if own.where:

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 from refusal_lightning.config import CacheConfig, DataConfig, EvaluateConfig, PlanConfig, SelectConfig
 from refusal_lightning.data.tables import is_table
+from refusal_lightning.data.texts import of_the_baseline
 from refusal_lightning.directions.selection.filters import Thresholds
 from refusal_lightning.inputs.activations import records_of
 from refusal_lightning.inputs.evaluation_sets import evaluation_sets
-from refusal_lightning.inputs.loss_texts import OWN_COMPLETIONS, loss_batches, read_loss_sets, text_source
+from refusal_lightning.inputs.loss_texts import loss_batches, read_loss_sets, text_source
 from refusal_lightning.inputs.prompts import drawn_sets, prompt_set, rows_of
 from refusal_lightning.models import ChatModel
 from refusal_lightning.models.tokens import length_batches
@@ -131,16 +132,16 @@ def evaluate_plan(
     """Answers as long as they may be, under every intervention, then the losses; memory is what the wider takes."""
     sets = evaluation_sets(chat, data, evaluate)
     n_interventions, new = len(evaluate.interventions), evaluate.max_new_tokens
-    own = [len(ids) for item in sets if item.kind == "harmless" for ids in item.prompts.token_ids]
+    own = [len(ids) for item in sets if item.role == "harmless" for ids in item.prompts.token_ids]
     answers = _answers(placed, [len(ids) for item in sets for ids in item.prompts.token_ids], evaluate, device, spread)
     passes: list[_LossPass] = []
-    if OWN_COMPLETIONS in evaluate.losses:
+    if any(of_the_baseline(name) for name in evaluate.losses):
         passes += _loss_passes([(n + new, n) for n in own], evaluate.loss_batch_size)
     here = [name for name in evaluate.losses if is_table(text_source(name, data).source)]
     for texts in read_loss_sets(chat, data, replace(evaluate, losses=here)).values():
         passes += _loss_passes([(len(text.ids), text.first) for text in texts], evaluate.loss_batch_size)
     # What is elsewhere is taken to have as many texts, and as long ones, as the configuration lets in.
-    elsewhere = [name for name in evaluate.losses if name != OWN_COMPLETIONS and name not in here]
+    elsewhere = [name for name in evaluate.losses if not of_the_baseline(name) and name not in here]
     longest = _LossPass(evaluate.loss_batch_size, evaluate.loss_max_tokens, evaluate.loss_max_tokens)
     passes += [longest] * evaluate.loss_n_batches * len(elsewhere)
     loss = _loss_work(placed, passes)

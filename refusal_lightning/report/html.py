@@ -13,6 +13,7 @@ from refusal_lightning.interventions.registry import in_columns, label_of
 from refusal_lightning.report.figures.registry import figures_of
 from refusal_lightning.report.figures.scores import ScoredCandidates
 from refusal_lightning.report.summary import Summary
+from refusal_lightning.runs.folder import RunFolder
 
 _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -72,8 +73,8 @@ def _points(share: float) -> str:
     return f"{rounded:+.1f}" if rounded else "0.0"
 
 
-def render_report(summary: Summary, folder: Path) -> str:
-    """The report of a run's folder as HTML; without answers or instructions, only figures."""
+def render_report(summary: Summary, run: RunFolder) -> str:
+    """The report of a run as HTML; without answers or instructions, only figures."""
     shown = in_columns(rate.intervention for rate in summary.rates)
     groups = dict.fromkeys((r.dataset, r.judge) for r in summary.rates)
     rows = [
@@ -89,9 +90,9 @@ def render_report(summary: Summary, folder: Path) -> str:
     plots = [
         {"about": spec.caption, "data": base64.b64encode(path.read_bytes()).decode()}
         for name, spec in figures_of(ScoredCandidates).items()
-        if _is_bound(summary, folder, path := folder / "select_direction" / f"{name}.png")
+        if _is_bound(summary, run, path := run.score_plot(name))
     ]
-    report = folder / "select_direction" / "filter_report.txt"
+    rules = run.filter_report
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(_TEMPLATE).render(
         s=summary,
@@ -100,17 +101,17 @@ def render_report(summary: Summary, folder: Path) -> str:
         label_of=label_of,
         points=_points,
         plots=plots,
-        filter_report=report.read_text(encoding="utf-8") if _is_bound(summary, folder, report) else "",
+        filter_report=rules.read_text(encoding="utf-8") if _is_bound(summary, run, rules) else "",
         record=json.dumps(
             {k: v for k, v in summary.record.items() if k not in ("timings", "files")}, indent=2, ensure_ascii=False
         ),
     )
 
 
-def _is_bound(summary: Summary, folder: Path, path: Path) -> bool:
+def _is_bound(summary: Summary, run: RunFolder, path: Path) -> bool:
     """Whether a file is there, and the one that the run's record tells of (in runs of earlier versions, it tells of
     none)."""
-    about = summary.record.get("files", {}).get(path.relative_to(folder).as_posix(), {})
+    about = summary.record.get("files", {}).get(path.relative_to(run.path).as_posix(), {})
     if not path.is_file():
         return False
     return about.get("sha256") in (None, hashlib.sha256(path.read_bytes()).hexdigest())

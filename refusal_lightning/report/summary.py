@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from refusal_lightning.data.datasets import ROLES
+from refusal_lightning.data.texts import LOSS_SETS
 from refusal_lightning.interventions import BASELINE
 from refusal_lightning.interventions.registry import in_columns, label_of
+from refusal_lightning.runs.folder import RunFolder
 
-OWN_COMPLETIONS = "alpaca_custom_completions"
 BY_HAND = "by hand"
 BY_THE_RULES = "by the rules"
 
@@ -20,7 +22,8 @@ class Rate:
     """How many of a set's judged answers do not comply, under one intervention and by one judge."""
 
     dataset: str
-    kind: str
+    role: str
+    """Whether its prompts are in the place of harmful or of harmless ones."""
     intervention: str
     judge: str
     refused: int
@@ -80,35 +83,35 @@ class Summary:
         return f" (chosen by hand; {f'fails the rules {fails}' if fails else 'fails no rule'})"
 
 
-def read_summary(folder: Path) -> Summary:
+def read_summary(run: RunFolder) -> Summary:
     """Read run.json and the evaluation files that it lists."""
-    record = _read(folder / "run.json")
+    record = _read(run.record)
     evaluate = record.get("evaluate", {})
     rates: list[Rate] = []
     differences: list[Difference] = []
-    for kind in ("harmful", "harmless"):
-        for dataset in evaluate.get(kind, []):
+    for role in ROLES:
+        for dataset in evaluate.get(role, []):
             for intervention in evaluate["interventions"]:
-                verdicts = _read(folder / "completions" / f"{dataset}_{intervention}_evaluations.json")
+                verdicts = _read(run.completion_evaluations(dataset, intervention))
                 for judge in evaluate["judges"]:
                     judged = (row[f"is_jailbreak_{judge}"] for row in verdicts["completions"])
                     values = [value for value in judged if value is not None]
                     complied = verdicts[f"{judge}_interval"]  # of the share that complies
                     interval = None if complied is None else (1 - complied[1], 1 - complied[0])
                     refused = len(values) - sum(values)
-                    rates.append(Rate(dataset, kind, intervention, judge, refused, len(values), interval))
-            differences += _differences(folder, dataset)
+                    rates.append(Rate(dataset, role, intervention, judge, refused, len(values), interval))
+            differences += _differences(run, dataset)
     losses = []
     for intervention in evaluate.get("interventions", []) if evaluate.get("losses") else []:
-        for dataset, entry in _read(folder / "loss_evals" / f"{intervention}_loss_eval.json").items():
+        for dataset, entry in _read(run.loss_eval(intervention)).items():
             losses.append(Loss(intervention, dataset, entry["ce_loss"], entry["perplexity"], entry["n_tokens"]))
-    return Summary(folder.name, record, record.get("select", {}).get("selected", {}), rates, differences, losses)
+    return Summary(run.path.name, record, record.get("select", {}).get("selected", {}), rates, differences, losses)
 
 
-def _differences(folder: Path, dataset: str) -> list[Difference]:
+def _differences(run: RunFolder, dataset: str) -> list[Difference]:
     """The comparisons of a set's interventions with its baseline, if it has one, whichever of the two comes first."""
     found = []
-    for row in _read(folder / "completions" / f"{dataset}_comparisons.json")["comparisons"]:
+    for row in _read(run.comparisons(dataset))["comparisons"]:
         if BASELINE.name not in (row["first"], row["second"]):
             continue
         # The file has compliance, second minus first; a share that refuses changes by as much the other way.
@@ -135,11 +138,11 @@ def terminal_table(summary: Summary, folder: Path) -> str:
     lines = [f"{summary.alias}: {about}", ""]
     header = f"{'':<32}" + "".join(f"{label_of(i):>26}" for i in shown)
     lines.append(header)
-    for dataset, kind, judge in dict.fromkeys((r.dataset, r.kind, r.judge) for r in summary.rates):
+    for dataset, role, judge in dict.fromkeys((r.dataset, r.role, r.judge) for r in summary.rates):
         cells = [
             next(r for r in summary.rates if (r.dataset, r.judge, r.intervention) == (dataset, judge, i)) for i in shown
         ]
-        label = f"{dataset} ({judge.removesuffix('_matching')})" if dataset else kind
+        label = f"{dataset} ({judge.removesuffix('_matching')})" if dataset else role
         lines.append(f"{label:<32}" + "".join(f"{_cell(c):>26}" for c in cells))
     for dataset in dict.fromkeys(loss.dataset for loss in summary.losses):
         values = [
@@ -149,7 +152,7 @@ def terminal_table(summary: Summary, folder: Path) -> str:
             )
             for i in shown
         ]
-        label = "own harmless answers" if dataset == OWN_COMPLETIONS else dataset
+        label = LOSS_SETS[dataset].label if dataset in LOSS_SETS else dataset
         lines.append(f"{f'CE loss, {label}':<32}" + "".join(f"{value:>26}" for value in values))
     chosen = summary.selected
     lines += ["", f"selected: position {chosen.get('position')}, layer {chosen.get('layer')}{summary.by_hand}"]

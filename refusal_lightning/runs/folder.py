@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,6 +19,20 @@ from refusal_lightning.io.serialization import digest, write_json
 from refusal_lightning.io.versions import package_versions
 from refusal_lightning.models.fingerprint import file_digest
 from refusal_lightning.runs.lock import held, held_for_a_moment
+
+
+class SelectedDirection(NamedTuple):
+    """The direction that `select` chose, and where it is from."""
+
+    vector: torch.Tensor
+    """float64 ``[d_model]``."""
+    position: int
+    layer: int
+
+    @property
+    def digest(self) -> str:
+        """What results under it are bound to."""
+        return direction_digest(*self)
 
 
 class RunFolder:
@@ -64,6 +78,9 @@ class RunFolder:
     def answer_kl(self) -> Path:
         return self.path / "select_direction" / "answer_kl.json"
 
+    def score_plot(self, name: str) -> Path:
+        return self.path / "select_direction" / f"{name}.png"
+
     @property
     def direction(self) -> Path:
         return self.path / "direction.pt"
@@ -84,6 +101,9 @@ class RunFolder:
     def loss_eval(self, intervention: str) -> Path:
         return self.path / "loss_evals" / f"{intervention}_loss_eval.json"
 
+    def capability(self, intervention: str) -> Path:
+        return self.path / "capability" / f"{intervention}.json"
+
     def analysis(self, name: str, suffix: str) -> Path:
         return self.path / "analysis" / f"{name}.{suffix}"
 
@@ -95,9 +115,14 @@ class RunFolder:
     def record(self) -> Path:
         return self.path / "run.json"
 
+    @property
+    def journals(self) -> Path:
+        """Folder of what makes a killed stage go on where it was."""
+        return self.path / ".journal"
+
     def journal(self, kind: str, key: str) -> Path:
         """Folder of a journal of unfinished work; the key says what its results depend on."""
-        return self.path / ".journal" / f"{kind}-{key}"
+        return self.journals / f"{kind}-{key}"
 
     @contextmanager
     def working(self, stage: str, shuts_out: Sequence[str]) -> Iterator[None]:
@@ -150,9 +175,8 @@ class RunFolder:
         with self.updating() as record:
             record["files"][str(path.relative_to(self.path))]["sha256"] = file_digest(path)
 
-    def load_direction(self) -> tuple[torch.Tensor, int, int]:
-        """The selected direction (float64 ``[d_model]``), its position and layer. Raises UserError, also where it is
-        not the one that `select` chose."""
+    def load_direction(self) -> SelectedDirection:
+        """The selected direction. Raises UserError, also where what lies here is not the one that `select` chose."""
         try:
             direction = torch.load(self.direction, weights_only=True)
             chosen = json.loads(self.direction_metadata.read_text(encoding="utf-8"))
@@ -166,7 +190,7 @@ class RunFolder:
         if not consistent:
             raise UserError(f"{self.direction} is not the candidate that {self.direction_metadata} names; {_BY_HAND}")
         self._require_selected(position, layer)
-        return direction, position, layer
+        return SelectedDirection(direction, position, layer)
 
     def require_direction(self, bound: str) -> None:
         """Raise UserError where another direction was selected since that of this digest was read."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from refusal_lightning.config import DataConfig, DoctorConfig, ModelConfig, TrainerConfig
-from refusal_lightning.data.datasets import HARMTYPES
+from refusal_lightning.data.datasets import ROLES
 from refusal_lightning.errors import UserError
 from refusal_lightning.inputs.model import open_model
 from refusal_lightning.inputs.prompts import draw
@@ -49,7 +49,7 @@ def doctor(model: ModelConfig, data: DataConfig, trainer: TrainerConfig, doctor:
     device = main_device(trainer)
     kinds = [
         f"{len(prompts)} {role if label == role else f'{label} (as {role})'}"
-        for prompts, label, role in zip((harmful, harmless), data.labels, HARMTYPES, strict=True)
+        for prompts, label, role in zip((harmful, harmless), data.labels, ROLES, strict=True)
     ]
     log.info(f"doctor: {model.name} in {chat.dtype} on {device}, {' and '.join(kinds)} prompts")
     findings = _examine(chat, device, harmful, harmless)

@@ -9,7 +9,7 @@ import datasets
 import pytest
 
 from refusal_lightning.data import hub, texts
-from refusal_lightning.data.texts import ALPACA_FILE, Text, load_texts
+from refusal_lightning.data.texts import ALPACA_FILE, LOSS_SETS, LossSet, Text, load_texts, of_the_baseline
 from refusal_lightning.errors import UserError
 
 
@@ -128,3 +128,14 @@ def test_no_such_texts(tmp_path):
         load_texts(str(tmp_path / "texts.json"), 3, tmp_path)
     with pytest.raises(UserError, match=r"neither pile nor alpaca"):
         load_texts("piles", 3, tmp_path)
+
+
+def test_a_set_of_ones_own_is_one_entry(tmp_path, monkeypatch):
+    monkeypatch.setattr(LOSS_SETS, "_entries", dict(LOSS_SETS))
+    LOSS_SETS.register(
+        "birds", LossSet("about birds", lambda request: [Text("a wren"), Text("a tit")][: request.count])
+    )
+    assert load_texts("birds", 1, tmp_path) == [Text("a wren")]
+    assert not of_the_baseline("birds") and of_the_baseline("alpaca_custom_completions")
+    with pytest.raises(UserError, match=r"neither pile nor alpaca nor birds, nor a file"):
+        load_texts("alpaca_custom_completions", 3, tmp_path)  # its texts are made, and in no place to be read from

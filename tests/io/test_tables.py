@@ -4,6 +4,7 @@ from pathlib import Path
 
 from refusal_lightning.report.html import render_report
 from refusal_lightning.report.summary import Difference, Loss, Rate, Summary, terminal_table
+from refusal_lightning.runs.folder import RunFolder
 
 CHOSEN = {"position": -1, "layer": 3, "refusal_score": 0.0, "steering_score": 0.0, "kl_div_score": 0.0}
 
@@ -23,6 +24,7 @@ def test_losses_keep_their_table_without_judges(tmp_path):
 def test_no_change_has_no_sign(tmp_path: Path):
     rates = [Rate("s", "harmful", name, "substring", 1, 2, (0.1, 0.9)) for name in ("baseline", "ablation")]
     page = render_report(
-        _summary(rates, [Difference("s", "ablation", "substring", -0.0, (-0.0004, 0.05), 1.0)]), tmp_path
+        _summary(rates, [Difference("s", "ablation", "substring", -0.0, (-0.0004, 0.05), 1.0)]),
+        RunFolder(tmp_path, "x"),
     )
     assert "-0.0" not in page and "[0.0, +5.0]" in page

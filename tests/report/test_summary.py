@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from refusal_lightning.report.summary import _differences
+from refusal_lightning.runs.folder import RunFolder
 
 
 @pytest.mark.parametrize("order", [("baseline", "ablation"), ("ablation", "baseline")])
@@ -19,5 +20,5 @@ def test_differences_from_the_baseline_whichever_comes_first(order, tmp_path: Pa
     row |= {"difference_interval": interval, "p_value": 0.01}
     (tmp_path / "completions").mkdir()
     (tmp_path / "completions" / "set_comparisons.json").write_text(json.dumps({"comparisons": [row]}))
-    (found,) = _differences(tmp_path, "set")
+    (found,) = _differences(RunFolder(tmp_path, ""), "set")
     assert (found.intervention, found.change, found.interval) == ("ablation", -0.3, (-0.5, -0.1))

@@ -15,7 +15,7 @@ from refusal_lightning.config import ModelConfig
 from refusal_lightning.inputs.model import open_model
 from refusal_lightning.io import versions
 from refusal_lightning.models import ChatModel, load_chat_model
-from refusal_lightning.stages.evaluate import stage as evaluate_stage
+from refusal_lightning.stages.evaluate import completions, losses
 from refusal_lightning.stages.select import scoring
 from refusal_lightning.stages.select import stage as select_stage
 from runs import write_config, write_data
@@ -61,8 +61,8 @@ def test_results_of_another_definition_are_not_used(folder, monkeypatch, capsys)
     for stage, module, name in (
         ("select", select_stage, "SCORE_VERSION"),
         ("select", select_stage, "ANSWER_KL_VERSION"),
-        ("evaluate", evaluate_stage, "ANSWER_VERSION"),
-        ("evaluate", evaluate_stage, "LOSS_VERSION"),
+        ("evaluate", completions, "ANSWER_VERSION"),
+        ("evaluate", losses, "LOSS_VERSION"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, getattr(module, name) + 1)
@@ -106,13 +106,13 @@ def test_code_that_comes_with_weights_is_part_of_them(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "warns"), [("{{ strftime_now('%d %b %Y') }}", True), ("{{ date_string }}", False)])
-def test_a_template_that_writes_the_date_is_said(tmp_path, tiny_llama_folder, capsys, text, warns):
+def test_a_template_that_writes_the_date_is_said(tmp_path, tiny_llama_folder, caplog, text, warns):
     folder = shutil.copytree(tiny_llama_folder, tmp_path / "model")
     template = CHAT_TEMPLATE.replace("{{ bos_token }}", "{{ bos_token }}" + text + "{# strftime_now #}")
     (folder / "chat_template.jinja").write_text(template)
     chat = open_model(ModelConfig(name=str(folder), refusal_tokens=["I"]))
     assert (str(date.today().year) in chat.template.text) == warns
-    assert ("writes today's date into every prompt" in capsys.readouterr().out) == warns
+    assert ("writes today's date into every prompt" in caplog.text) == warns
 
 
 def test_the_record_of_a_run_with_answer_kl(folder):

@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from refusal_lightning.cli import main
 from refusal_lightning.config import TrainerConfig
 from refusal_lightning.errors import UserError
+from refusal_lightning.inference import judge_model
+from refusal_lightning.inference.judge_model import judge_version, load_judge
 from refusal_lightning.judges.config import JudgeSettings
 from refusal_lightning.judges.sources.local import LocalLoader, LocalSource
-from refusal_lightning.stages.evaluate import judging
-from refusal_lightning.stages.evaluate.judging import judge_version, load_judge
 from runs import write_config, write_data
 
 CPU = TrainerConfig(accelerator="cpu")
@@ -101,7 +101,7 @@ def test_a_local_judge_in_evaluate(tiny_llama_folder: Path, tmp_path: Path, caps
     def plain_text(tokenizer: object) -> Callable[[str], str]:
         return lambda text: plain.append(text) or text  # type: ignore[func-returns-value]
 
-    monkeypatch.setattr(judging, "plain_text", plain_text)
+    monkeypatch.setattr(judge_model, "plain_text", plain_text)
     data = write_data(tmp_path / "data", test=3)
     config = write_config(
         tmp_path,

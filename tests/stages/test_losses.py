@@ -15,12 +15,14 @@ from refusal_lightning.cli import main
 from refusal_lightning.config import DataConfig, EvaluateConfig, SetConfig
 from refusal_lightning.data.texts import Text
 from refusal_lightning.errors import UserError
-from refusal_lightning.inputs.loss_texts import OWN_COMPLETIONS, own_completions, read_loss_sets, scored_text
+from refusal_lightning.inputs.loss_texts import own_completions, read_loss_sets, scored_text
 from refusal_lightning.models import load_chat_model
 from refusal_lightning.report.html import render_report
 from refusal_lightning.report.summary import read_summary, terminal_table
+from refusal_lightning.runs.folder import RunFolder
 from runs import write_config, write_data
 
+OWN_COMPLETIONS = "alpaca_custom_completions"
 PLAIN = [{"text": "Write a short letter of thanks to the people " * n} for n in (1, 2, 9)] + [{"text": "I"}]
 CHAT = [{"instruction": "Name a bird", "output": "A thrush is one."}, {"instruction": "And a tree", "output": "Oak"}]
 
@@ -44,6 +46,10 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_llama_folder: Path) -> tu
     for stage in ("cache", "select", "evaluate"):
         assert main([stage, "--config", config]) == 0
     return folder / "runs" / "tiny", config
+
+
+def _folder(path: Path) -> RunFolder:
+    return RunFolder(path.parent, path.name)
 
 
 def plainly(model, ids: list[int], first: int) -> tuple[float, int]:
@@ -158,7 +164,7 @@ def test_comparisons_and_intervals(run):
         ("baseline", "actadd"),
         ("ablation", "actadd"),
     ]
-    summary = read_summary(folder)
+    summary = read_summary(_folder(folder))
     assert len(summary.differences) == 4 and {d.dataset for d in summary.differences} == {
         "harmful_test",
         "harmless_test",
@@ -172,13 +178,13 @@ def test_comparisons_and_intervals(run):
         assert difference.change is not None and second.share is not None and second.interval is not None
         assert difference.interval[0] <= difference.change <= difference.interval[1]
         assert second.interval[0] <= second.share <= second.interval[1]
-    report = render_report(summary, folder)
+    report = render_report(summary, _folder(folder))
     assert "Change of that share" in report and "McNemar" in report
 
 
 def test_nothing_that_could_be_judged(run):
     folder, _ = run
-    summary = read_summary(folder)
+    summary = read_summary(_folder(folder))
     none = [replace(rate, refused=0, total=0, interval=None) for rate in summary.rates]
     assert "none judged" in terminal_table(replace(summary, rates=none), folder)
-    assert "none judged" in render_report(replace(summary, rates=none), folder)
+    assert "none judged" in render_report(replace(summary, rates=none), _folder(folder))

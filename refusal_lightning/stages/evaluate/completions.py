@@ -6,7 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from refusal_lightning.distributed.journal import Journal, Record
 from refusal_lightning.distributed.predict import PredictLoop, run_journaled
 from refusal_lightning.inputs.prompts import PromptSet
 from refusal_lightning.interventions import Intervention
+from refusal_lightning.interventions.registry import KeyedIntervention
 from refusal_lightning.io.console import is_main_process
 from refusal_lightning.io.serialization import digest, write_json
 from refusal_lightning.models import ChatModel
@@ -32,6 +33,10 @@ UNIT_ROWS = 384
 """Answers that are made and written together where the batch size is left to the memory: what a kill may cost."""
 UNIT_BATCHES = 4
 """The same where the batch size is given, in batches: room for rows that end to make place for others."""
+
+
+Unit = list[tuple[int, int]]
+"""Rows that are answered together: the number of each one's task, and of its prompt there."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +56,33 @@ class CompletionTask:
     key: str
 
 
+@dataclass(frozen=True)
+class CompletionSettings:
+    """How prompts are answered."""
+
+    max_new_tokens: int
+    batch_size: int | None = None
+    """Rows that are decoded at a time (None: as many as memory holds)."""
+    sampling: Sampling | None = None
+    """None: the likeliest tokens."""
+
+
+def completion_task(
+    chat: ChatModel, prompts: PromptSet, acting: KeyedIntervention, settings: CompletionSettings
+) -> CompletionTask:
+    """The task to answer these prompts under this intervention."""
+    depends_on = [ANSWER_VERSION, chat.identity, acting.depends_on, chat.stop_ids, settings.max_new_tokens]
+    if settings.sampling is not None:
+        depends_on.append(asdict(settings.sampling))
+    return CompletionTask(prompts, acting.intervention, digest([*depends_on, prompts.hashes]))
+
+
 def generate_answers(
     chat: ChatModel,
     trainer: TrainerConfig,
     tasks: Sequence[CompletionTask],
     folder: Path,
-    *,
-    max_new_tokens: int,
-    batch_size: int | None,
-    sampling: Sampling | None = None,
+    settings: CompletionSettings,
 ) -> tuple[list[list[Completion]], int]:
     """Each task's answers in the order of its prompts, and how many were generated now (the rest was in the journal).
 
@@ -68,28 +91,34 @@ def generate_answers(
     """
     journal = Journal(folder / "answers")
     answers = _read(journal)
-    wanted = _tasks_of_request(tasks, answers, folder / "answers-plan.json", batch_size)
-    size = UNIT_ROWS if batch_size is None else UNIT_BATCHES * batch_size
+    wanted = _tasks_of_request(tasks, answers, folder / "answers-plan.json", settings.batch_size)
+    size = UNIT_ROWS if settings.batch_size is None else UNIT_BATCHES * settings.batch_size
     rows = {(task, i): len(ids) for task in wanted for i, ids in enumerate(tasks[task].prompts.token_ids)}
     units = split_into_units(rows, size)
     pending = [unit for unit in units if any((tasks[task].key, prompt) not in answers for task, prompt in unit)]
-    count = sum(len(unit) for unit in pending)
     if pending:
-        at_work = [tasks[number] for number in sorted({task for unit in pending for task, _ in unit})]
-        names = dict.fromkeys(task.prompts.name for task in at_work)
-        acting = dict.fromkeys(task.intervention.name for task in at_work)
-        log.info(f"evaluate: {count} answers to {', '.join(names)} under {', '.join(acting)}")
-        room = math.inf if chat.context is None else chat.context - max_new_tokens
-        full = sum(rows[row] > room for unit in pending for row in unit)
-        if full:
-            log.info(
-                f"evaluate: {full} of them end at the model's context of {chat.context} tokens, if they get so far"
-            )
-        answers = _read(_predict(chat, trainer, tasks, journal, pending, max_new_tokens, batch_size, sampling))
+        _announce(chat, tasks, pending, settings)
+        answers = _read(_predict(chat, trainer, tasks, journal, pending, settings))
+    count = sum(len(unit) for unit in pending)
     return [[answers[task.key, i] for i in range(len(task.prompts))] for task in tasks], count
 
 
-def split_into_units(rows: dict[tuple[int, int], int], size: int) -> list[list[tuple[int, int]]]:
+def _announce(
+    chat: ChatModel, tasks: Sequence[CompletionTask], pending: Sequence[Unit], settings: CompletionSettings
+) -> None:
+    """Say how many answers will be generated, to what, and how many may not end by themselves."""
+    at_work = [tasks[number] for number in sorted({task for unit in pending for task, _ in unit})]
+    names = dict.fromkeys(task.prompts.name for task in at_work)
+    acting = dict.fromkeys(task.intervention.name for task in at_work)
+    count = sum(len(unit) for unit in pending)
+    log.info(f"evaluate: {count} answers to {', '.join(names)} under {', '.join(acting)}")
+    room = math.inf if chat.context is None else chat.context - settings.max_new_tokens
+    full = sum(len(tasks[task].prompts.token_ids[prompt]) > room for unit in pending for task, prompt in unit)
+    if full:
+        log.info(f"evaluate: {full} of them end at the model's context of {chat.context} tokens, if they get so far")
+
+
+def split_into_units(rows: dict[tuple[int, int], int], size: int) -> list[Unit]:
     """Units of at most ``size`` rows, alike in number, by prompt length (ties by prompt, then task).
 
     Depends on nothing but its arguments: neither on what is done already nor on the number of processes.
@@ -132,14 +161,12 @@ def _predict(
     trainer: TrainerConfig,
     tasks: Sequence[CompletionTask],
     journal: Journal,
-    pending: list[list[tuple[int, int]]],
-    max_new_tokens: int,
-    batch_size: int | None,
-    sampling: Sampling | None,
+    pending: list[Unit],
+    settings: CompletionSettings,
 ) -> list[Record]:
     from refusal_lightning.modules.generation import GenerationBatch, GenerationModule, GenerationResult
 
-    def batch(unit: list[tuple[int, int]]) -> GenerationBatch:
+    def batch(unit: Unit) -> GenerationBatch:
         return GenerationBatch(
             names=unit,
             token_ids=[tasks[task].prompts.token_ids[prompt] for task, prompt in unit],
@@ -151,7 +178,7 @@ def _predict(
         for (task, prompt), text, n_tokens in zip(made.names, made.texts, made.n_tokens, strict=True):
             yield {"task": tasks[task].key, "prompt": prompt, "response": text, "n_tokens": n_tokens}
 
-    module = GenerationModule(
-        chat, [task.intervention for task in tasks], max_new_tokens, batch_size, sampling, tell=log.info
-    )
+    acting = [task.intervention for task in tasks]
+    how = (settings.max_new_tokens, settings.batch_size, settings.sampling)
+    module = GenerationModule(chat, acting, *how, tell=log.info)
     return run_journaled(trainer, PredictLoop(module, lambda: pending, make=batch), journal, records)

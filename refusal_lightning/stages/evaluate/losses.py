@@ -15,6 +15,8 @@ from refusal_lightning.distributed.journal import Journal, Record
 from refusal_lightning.distributed.predict import PredictLoop, run_journaled
 from refusal_lightning.inputs.loss_texts import ScoredText, loss_batches
 from refusal_lightning.interventions import Intervention
+from refusal_lightning.interventions.registry import KeyedIntervention
+from refusal_lightning.io.serialization import digest
 from refusal_lightning.models import ChatModel
 from refusal_lightning.models.tokens import left_pad
 
@@ -22,6 +24,11 @@ log = logging.getLogger(__name__)
 
 LOSS_VERSION = 1
 """Raised when the definition of a text's loss changes: losses of another version are not used."""
+
+
+def loss_key(chat: ChatModel, acting: KeyedIntervention, texts: Sequence[ScoredText]) -> str:
+    """What the losses on these texts under this intervention depend on."""
+    return digest([LOSS_VERSION, chat.identity, acting.depends_on, texts])
 
 
 def text_losses(
