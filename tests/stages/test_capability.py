@@ -19,7 +19,7 @@ from refusal_lightning.config import CapabilityConfig
 from refusal_lightning.errors import UserError
 from refusal_lightning.interventions import BASELINE, ablation
 from refusal_lightning.models import ChatModel, load_chat_model
-from refusal_lightning.stages.capability.stage import _metrics, _task_manager, run_tasks
+from refusal_lightning.stages.capability.harness import _metrics, open_tasks, run_tasks
 from runs import write_config, write_data
 
 lm_eval = pytest.importorskip("lm_eval.tasks", reason="needs the extra `capability`")
@@ -128,7 +128,7 @@ def test_generation_settings_are_the_runs_own(tmp_path, monkeypatch, kind):
 def test_a_planted_fault_ends_the_stage(tiny_llama_folder, tmp_path, capsys, monkeypatch):
     """A decoding step that attends to padding: the harness is never asked."""
     from refusal_lightning.doctor import decoding
-    from refusal_lightning.stages.capability import stage as capability
+    from refusal_lightning.stages.capability import inputs, scores
 
     whole = decoding.decode_batch
 
@@ -141,8 +141,8 @@ def test_a_planted_fault_ends_the_stage(tiny_llama_folder, tmp_path, capsys, mon
     )
     for stage in ("cache", "select"):
         assert main([stage, "--config", config]) == 0
-    monkeypatch.setattr(capability, "_task_manager", lambda _: None)
-    monkeypatch.setattr(capability, "run_tasks", lambda *_: pytest.fail("the tasks were run"))
+    monkeypatch.setattr(inputs, "open_tasks", lambda _: None)
+    monkeypatch.setattr(scores, "run_tasks", lambda *_: pytest.fail("the tasks were run"))
     monkeypatch.setattr(decoding, "decode_batch", unmasked)
     assert main(["capability", "--config", config]) == 2
     assert "proved wrong on tiny before its work: harness decoding, " in capsys.readouterr().err
@@ -225,7 +225,7 @@ def test_task_files_are_data(line, tiny_llama_folder, tasks, tmp_path, monkeypat
         monkeypatch.setattr(subprocess, program, lambda *_, **__: pytest.fail("a program was started"))
     config = CapabilityConfig(tasks=["own_task"], include_path="tasks")
     with pytest.raises(UserError):
-        manager = _task_manager(config)
+        manager = open_tasks(config)
         chat = load_chat_model(str(tiny_llama_folder), refusal_tokens=["I"])
         run_tasks(chat.decoder("cpu"), chat, BASELINE, config, manager)
     assert not (tmp_path / "ran").exists()

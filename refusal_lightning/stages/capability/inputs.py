@@ -1,0 +1,77 @@
+"""What `capability` starts from: model, direction, tasks, and the interventions with what their scores depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from refusal_lightning.config import CapabilityConfig, ModelConfig, RunsConfig, TrainerConfig
+from refusal_lightning.errors import UserError
+from refusal_lightning.inputs.model import open_model
+from refusal_lightning.interventions.registry import INTERVENTIONS, KeyedIntervention, build_intervention
+from refusal_lightning.io.serialization import digest
+from refusal_lightning.models import ChatModel
+from refusal_lightning.models.fingerprint import file_digest
+from refusal_lightning.runs.folder import RunFolder, SelectedDirection
+from refusal_lightning.stages.capability.harness import open_tasks
+
+CAPABILITY_VERSION = 2
+"""Raised when what the harness is given changes: scores of another version are not used. 2: one generation
+configuration for every decoder."""
+
+
+@dataclass(frozen=True)
+class CapabilityInputs:
+    """What is measured, with which model, direction and settings. No weights are loaded."""
+
+    chat: ChatModel
+    selected: SelectedDirection
+    acting: Mapping[str, KeyedIntervention]
+    """The interventions, as on harmful prompts."""
+    task_manager: Any
+    """The harness's, which knows its tasks and the user's."""
+    config: CapabilityConfig
+    trainer: TrainerConfig
+
+    @classmethod
+    def open(
+        cls, model: ModelConfig, trainer: TrainerConfig, runs: RunsConfig, capability: CapabilityConfig
+    ) -> CapabilityInputs:
+        """Read what the configuration names. Raises UserError, before any work."""
+        INTERVENTIONS.require(capability.interventions, "capability.interventions")
+        task_manager = open_tasks(capability)
+        if trainer.devices not in (1, "1", "auto") or trainer.num_nodes > 1:
+            raise UserError("capability runs in one process; set trainer.devices: 1 (model.device_map spreads a model)")
+        chat = open_model(model, trainer)
+        run = RunFolder(runs.root, chat.alias)
+        selected = run.load_direction()
+        run.prepare()
+        acting = {
+            name: build_intervention(name, selected.vector, selected.layer, "harmful")
+            for name in capability.interventions
+        }
+        return cls(chat, selected, acting, task_manager, capability, trainer)
+
+    def settings(self) -> dict[str, Any]:
+        """What all scores depend on beside what defines them: the tasks, the user's own files, how they are put."""
+        no_matter = ("interventions", "batch_size", "trust_task_code")
+        settings = {name: value for name, value in asdict(self.config).items() if name not in no_matter}
+        return settings | {"own_files": _own_files(self.config)}
+
+    def defined_by(self) -> list[Any]:
+        """What the harness is given, by this version of the code.
+
+        Which decoder is taken is known without weights: a model that is spread is called as it was spread.
+        """
+        decoder = "whole" if self.chat.device_map is None else "spread"
+        return [CAPABILITY_VERSION, self.chat.identity, self.chat.stop_ids, decoder, version("lm_eval")]
+
+
+def _own_files(config: CapabilityConfig) -> str:
+    """A digest of the user's task files, so that other questions are asked anew."""
+    folder = None if config.include_path is None else Path(config.include_path)
+    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder else []
+    return digest([[str(path.relative_to(folder)), file_digest(path)] for path in files])  # type: ignore[arg-type]
