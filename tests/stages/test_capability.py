@@ -177,6 +177,32 @@ def test_the_stage(tiny_llama_folder, tasks, tmp_path, capsys, monkeypatch):
     assert "nothing to compute" not in capsys.readouterr().out
 
 
+def test_a_kill_costs_the_scores_at_hand(tiny_llama_folder, tmp_path, capsys, monkeypatch):
+    """Those under the first intervention are in the run, and not asked for again."""
+    from refusal_lightning.stages.capability import inputs, scores
+
+    data = write_data(tmp_path / "data", 6, 2)
+    config = write_config(
+        tmp_path, tiny_llama_folder, data, data={"n_train": 5, "n_val": 2}, capability={"tasks": ["own_task"]}
+    )
+    for stage in ("cache", "select"):
+        assert main([stage, "--config", config]) == 0
+    asked: list[str] = []
+
+    def run_until_ablation(decoder, chat, intervention, *_):
+        asked.append(intervention.name)
+        if asked == ["baseline", "ablation"]:
+            raise UserError("killed")
+        return {"tasks": {"own_task": {"acc": 0.5}}}
+
+    monkeypatch.setattr(inputs, "open_tasks", lambda _: None)
+    monkeypatch.setattr(scores, "run_tasks", run_until_ablation)
+    assert main(["capability", "--config", config]) == 2
+    assert main(["capability", "--config", config]) == 0
+    assert asked == ["baseline", "ablation", "ablation", "actadd"]
+    assert "own_task, acc" in capsys.readouterr().out
+
+
 def test_metrics_keep_their_filters():
     """The harness's names, of gsm8k and of a plain task."""
     given = {"alias": "x", "acc,none": 0.5, "acc_stderr,none": 0.1, "exact_match,strict-match": 0.25}

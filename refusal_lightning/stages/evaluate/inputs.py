@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from refusal_lightning.config import DataConfig, EvaluateConfig, ModelConfig, RunsConfig, TrainerConfig
@@ -32,9 +32,10 @@ class EvaluationInputs:
     texts: Mapping[str, list[ScoredText]]
     """Texts whose loss is measured, by their key in the results, but for the baseline's own completions."""
     judges: Mapping[str, Judge]
-    config: EvaluateConfig
-    judging: JudgeSettings
-    trainer: TrainerConfig
+    """By the name that files use."""
+    config: EvaluateConfig = field(default_factory=EvaluateConfig)
+    judging: JudgeSettings = field(default_factory=JudgeSettings)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
     @classmethod
     def open(
