@@ -60,11 +60,10 @@ def load_judge(
     """A Hub model or folder, greedy, on a device (by default the Trainer's), or over all where the Trainer's strategy
     is `device_map`. Raises UserError where it cannot be loaded."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
     from refusal_lightning.distributed.trainer import main_device
-    from refusal_lightning.inference.decoding import decode_greedily
 
     gc.collect()
     device = device or main_device(trainer)
@@ -89,6 +88,23 @@ def load_judge(
     model.requires_grad_(False).eval()
     if not spread:
         model.to(device)
+
+    def render(messages: list[Message]) -> str:
+        try:
+            return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        except Exception as error:  # no template, jinja's errors, or the template's own
+            raise UserError(f"the chat template of {name!r} fails: {' '.join(str(error).split())[:200]}") from error
+
+    return LocalModel(_greedy(model, tokenizer, device, settings.local_batch_size), render, plain_text(tokenizer))
+
+
+def _greedy(model: Any, tokenizer: Any, device: torch.device, batch_size: int) -> Callable[[list[str], int], list[str]]:
+    """Greedy continuations of prompts, each with exactly one BOS token in front."""
+    import torch
+    from transformers import GenerationConfig
+
+    from refusal_lightning.inference.decoding import decode_greedily
+
     ends = [tokenizer.eos_token_id, (model.generation_config or GenerationConfig()).eos_token_id]
     stop_ids = {token for end in ends for token in (end if isinstance(end, list) else [end]) if token is not None}
 
@@ -101,19 +117,13 @@ def load_judge(
         encoded = [encode(prompt) for prompt in prompts]
         texts = [""] * len(prompts)
         with torch.inference_mode():
-            for index in length_batches([len(ids) for ids in encoded], settings.local_batch_size):
+            for index in length_batches([len(ids) for ids in encoded], batch_size):
                 ids, mask = (t.to(device) for t in left_pad([encoded[i] for i in index]))
                 for i, answer in zip(index, decode_greedily(model, ids, mask, stop_ids, max_new_tokens), strict=True):
                     texts[i] = str(tokenizer.decode(answer, skip_special_tokens=True))
         return texts
 
-    def render(messages: list[Message]) -> str:
-        try:
-            return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-        except Exception as error:  # no template, jinja's errors, or the template's own
-            raise UserError(f"the chat template of {name!r} fails: {' '.join(str(error).split())[:200]}") from error
-
-    return LocalModel(generate, render, plain_text(tokenizer))
+    return generate
 
 
 def plain_text(tokenizer: Any) -> Callable[[str], str]:
