@@ -112,7 +112,8 @@ def _execute(code: bytes, plugin: Plugin) -> None:
     module.__file__ = str(plugin.path)
     sys.modules[module.__name__] = module  # where dataclasses look the annotations of a class up
     try:
-        exec(compile(code, str(plugin.path), "exec"), vars(module))
+        # Without this file's own `from __future__`, which would change what the plugin's annotations are.
+        exec(compile(code, str(plugin.path), "exec", dont_inherit=True), vars(module))
     except UserError as error:
         raise UserError(f"{line_in_plugin(error) or plugin.file}: {error}") from error
     except (Exception, SystemExit) as error:

@@ -136,7 +136,10 @@ def test_a_plugin_is_executed_once(tmp_path, monkeypatch):
     monkeypatch.setattr(plugins, "_loaded", [])
     numbers: Registry[int] = Registry("number", {"one": 1})
     file = tmp_path / "twice.py"
-    file.write_text("from refusal_lightning.plugins import loading\nloading().adds.append('number two')\n")
+    file.write_text(
+        "from refusal_lightning.plugins import loading\nloading().adds.append('number two')\n"
+        "def typed(x: int): ...\nassert typed.__annotations__['x'] is int, 'annotations as in any file'\n"
+    )
     plugins.load_plugins([file, str(file)])
     plugins.load_plugins([file])
     assert [one["adds"] for one in plugins.record()] == [["number two"]]
