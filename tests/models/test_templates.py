@@ -8,7 +8,7 @@ from tokenizers import processors
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.models import load_chat_model
-from refusal_lightning.models.families import FAMILIES, family_of
+from refusal_lightning.models.families import FAMILIES, Family, family_of
 from refusal_lightning.models.template import eoi_token_ids, family_template, tokenizer_template
 from refusal_lightning.models.thinking import opens_thought
 
@@ -269,3 +269,17 @@ def test_a_family_of_another_vocabulary_is_refused(tiny_llama_folder, family):
         UserError, match=rf"is not of family {family}: that family's refusal token \d+ is 'I' there and"
     ):
         load_chat_model(str(tiny_llama_folder), family=family)
+
+
+def test_a_family_of_ones_own(tiny_llama_folder, monkeypatch):
+    """Registered, by its name or by that of the model; its template makes other stores."""
+    monkeypatch.setattr(FAMILIES, "_entries", dict(FAMILIES))
+    entry = Family("mine", r"tiny-ll", "Q: {instruction} A: ", None, (2,), refusal_words=())
+    plain = load_chat_model(str(tiny_llama_folder), refusal_tokens=["I"])
+    FAMILIES.register("mine", entry)
+    by_name = load_chat_model(str(tiny_llama_folder), family="mine", refusal_tokens=["I"])
+    by_pattern = load_chat_model(str(tiny_llama_folder), refusal_tokens=["I"])
+    assert by_name.template.source == by_pattern.template.source == "family mine"
+    assert by_name.identity == by_pattern.identity != plain.identity
+    with pytest.raises(UserError, match=r"llama2, .*, mine, tokenizer, auto"):
+        load_chat_model(str(tiny_llama_folder), family="other")
