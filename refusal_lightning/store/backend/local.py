@@ -1,4 +1,4 @@
-"""Files and objects by key: the same few operations on a local disk and on any URL that fsspec knows."""
+"""Files and objects by key: the same few operations on a local disk and at a URL."""
 
 from __future__ import annotations
 
