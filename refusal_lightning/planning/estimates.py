@@ -1,28 +1,30 @@
-"""What each stage of a run will take, by its model's configuration and its prompts."""
+"""What each stage of a run will take, by its model's configuration and the lengths of its prompts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from refusal_lightning.config import CacheConfig, DataConfig, EvaluateConfig, PlanConfig, SelectConfig
-from refusal_lightning.data.tables import is_table
-from refusal_lightning.data.texts import of_the_baseline
+from refusal_lightning.config import EvaluateConfig, SelectConfig
 from refusal_lightning.directions.selection.filters import Thresholds
-from refusal_lightning.inputs.activations import records_of
-from refusal_lightning.inputs.evaluation_sets import evaluation_sets
-from refusal_lightning.inputs.loss_texts import loss_batches, read_loss_sets, text_source
-from refusal_lightning.inputs.prompts import drawn_sets, prompt_set, rows_of
-from refusal_lightning.models import ChatModel
+from refusal_lightning.inference.batch_size import rows_in
+from refusal_lightning.inference.continuous_batching import PROMPT_TOKENS
+from refusal_lightning.inference.host_memory import KEPT_SHARE
+from refusal_lightning.inputs.loss_texts import loss_batches
 from refusal_lightning.models.tokens import length_batches
+from refusal_lightning.modules.generation import APART, can_refill
 from refusal_lightning.planning.arithmetic import Arithmetic
+from refusal_lightning.planning.hardware import Hardware
+from refusal_lightning.planning.lengths import Lengths
+from refusal_lightning.planning.memory import ITEM_BYTES, answer_bytes, head_copies, loss_bytes, pass_bytes
+from refusal_lightning.planning.placement import ROOM
 
 Batches = list[tuple[int, int]]
 """Rows, and tokens of each with its padding."""
 
 
 @dataclass(frozen=True)
-class StagePlan:
+class StageEstimate:
     """What a stage takes at most, over all devices."""
 
     prompts: int
@@ -43,20 +45,15 @@ class PlacedModel:
 
     arithmetic: Arithmetic
     config: Any
+    """As Hugging Face has it."""
     dtype: str
     weights: int
     """Bytes."""
-    on_cpu: bool
-
-
-def cached_lengths(chat: ChatModel, data: DataConfig, cache: CacheConfig, plan: PlanConfig) -> list[int]:
-    """Tokens of each prompt of the store, shortest first."""
-    if plan.n_prompts is not None:
-        return [plan.prompt_tokens] * plan.n_prompts
-    sets = drawn_sets(chat, data)
-    for name in cache.datasets:
-        sets[name] = prompt_set(name, [row["instruction"] for row in rows_of(name, data)], chat)
-    return [record.n_tokens for record in records_of(sets.values(), data.labels)]
+    n_positions: int
+    """End-of-instruction tokens."""
+    hardware: Hardware
+    spread: bool
+    """Whether it is to be spread over the devices, wherever it fits."""
 
 
 def _batches(lengths: list[int], batch_size: int) -> Batches:
@@ -64,11 +61,10 @@ def _batches(lengths: list[int], batch_size: int) -> Batches:
 
 
 def _widest(placed: PlacedModel, batches: Batches) -> float:
-    from refusal_lightning.planning.memory import head_copies, pass_bytes
-
+    on_cpu = placed.hardware.on_cpu
     return max(
         pass_bytes(placed.config, rows, tokens, placed.dtype)
-        + (head_copies(placed.arithmetic.size, rows, placed.dtype) if placed.on_cpu else 0)
+        + (head_copies(placed.arithmetic.size, rows, placed.dtype) if on_cpu else 0)
         for rows, tokens in batches
     )
 
@@ -77,43 +73,35 @@ def _tokens(batches: Batches) -> int:
     return sum(rows * tokens for rows, tokens in batches)
 
 
-def cache_plan(placed: PlacedModel, lengths: list[int], shard_prompts: int, batch_size: int) -> StagePlan:
+def cache_estimate(placed: PlacedModel, lengths: list[int], shard_prompts: int, batch_size: int) -> StageEstimate:
     """Batches do not cross shards, as `cache` has it."""
     shards = [lengths[start : start + shard_prompts] for start in range(0, len(lengths), shard_prompts)]
     batches = [batch for shard in shards for batch in _batches(shard, batch_size)]
     flops = placed.arithmetic.prompts(batches)
-    return StagePlan(len(lengths), _tokens(batches), flops, 0.0, 0.0, _widest(placed, batches))
+    return StageEstimate(len(lengths), _tokens(batches), flops, 0.0, 0.0, _widest(placed, batches))
 
 
-def select_plan(
-    placed: PlacedModel, chat: ChatModel, data: DataConfig, select: SelectConfig, device: float
-) -> StagePlan:
+def select_estimate(placed: PlacedModel, lengths: Lengths, select: SelectConfig) -> StageEstimate:
     """All three scores of every candidate (but the pruned, unless all are asked for; of one that is chosen by hand,
     its own), each prompt whole, for each estimator.
 
     Induce scores begin at the candidate's layer, with what the baseline has there: it is kept at every layer, as far
     as there is room.
     """
-    from refusal_lightning.inference.host_memory import KEPT_SHARE
-    from refusal_lightning.planning.memory import ITEM_BYTES
-
-    sets = drawn_sets(chat, data)
-    layers = _scored_layers(chat.n_layers, select)
-    positions = 1 if select.layer is not None and select.mode == "staged" else chat.n_positions
+    n_layers, d_model = placed.arithmetic.n_layers, placed.config.get_text_config().hidden_size
+    layers = _scored_layers(n_layers, select)
+    positions = 1 if select.layer is not None and select.mode == "staged" else placed.n_positions
     candidates = positions * len(layers) * len(select.estimators)
-    harmful, harmless = (
-        _batches([len(ids) for ids in sets[name].token_ids], select.batch_size)
-        for name in ("harmful_val", "harmless_val")
-    )
-    above = sum(1 - layer / chat.n_layers for layer in layers) / max(1, len(layers))
-    baseline = float(_tokens(harmless) * chat.n_layers * chat.d_model * ITEM_BYTES[placed.dtype])
+    harmful, harmless = (_batches(n, select.batch_size) for n in (lengths.harmful_val, lengths.harmless_val))
+    above = sum(1 - layer / n_layers for layer in layers) / max(1, len(layers))
+    baseline = float(_tokens(harmless) * n_layers * d_model * ITEM_BYTES[placed.dtype])
     passes = placed.arithmetic.prompts(harmful) + (1 + above) * placed.arithmetic.prompts(harmless)
-    return StagePlan(
-        prompts=len(sets["harmful_val"]) + len(sets["harmless_val"]),
+    return StageEstimate(
+        prompts=len(lengths.harmful_val) + len(lengths.harmless_val),
         tokens=round(candidates * (_tokens(harmful) + (1 + above) * _tokens(harmless))),
         flops=candidates * passes,
         reads=0.0,
-        kept=min(baseline, KEPT_SHARE * max(0.0, device - placed.weights)),
+        kept=min(baseline, KEPT_SHARE * max(0.0, placed.hardware.memory - placed.weights)),
         work=_widest(placed, [(select.batch_size, max(tokens for _, tokens in harmful + harmless))]),
     )
 
@@ -126,24 +114,11 @@ def _scored_layers(n_layers: int, select: SelectConfig) -> range:
     return range(Thresholds(prune_layers=select.prune_layers).first_pruned_layer(n_layers))
 
 
-def evaluate_plan(
-    placed: PlacedModel, chat: ChatModel, data: DataConfig, evaluate: EvaluateConfig, device: float, spread: bool
-) -> StagePlan:
+def evaluate_estimate(placed: PlacedModel, lengths: Lengths, evaluate: EvaluateConfig) -> StageEstimate:
     """Answers as long as they may be, under every intervention, then the losses; memory is what the wider takes."""
-    sets = evaluation_sets(chat, data, evaluate)
-    n_interventions, new = len(evaluate.interventions), evaluate.max_new_tokens
-    own = [len(ids) for item in sets if item.role == "harmless" for ids in item.prompts.token_ids]
-    answers = _answers(placed, [len(ids) for item in sets for ids in item.prompts.token_ids], evaluate, device, spread)
-    passes: list[_LossPass] = []
-    if any(of_the_baseline(name) for name in evaluate.losses):
-        passes += _loss_passes([(n + new, n) for n in own], evaluate.loss_batch_size)
-    here = [name for name in evaluate.losses if is_table(text_source(name, data).source)]
-    for texts in read_loss_sets(chat, data, replace(evaluate, losses=here)).values():
-        passes += _loss_passes([(len(text.ids), text.first) for text in texts], evaluate.loss_batch_size)
-    # What is elsewhere is taken to have as many texts, and as long ones, as the configuration lets in.
-    elsewhere = [name for name in evaluate.losses if not of_the_baseline(name) and name not in here]
-    longest = _LossPass(evaluate.loss_batch_size, evaluate.loss_max_tokens, evaluate.loss_max_tokens)
-    passes += [longest] * evaluate.loss_n_batches * len(elsewhere)
+    n_interventions = len(evaluate.interventions)
+    answers = _answers(placed, lengths.answered, evaluate)
+    passes = _all_loss_passes(lengths, evaluate)
     loss = _loss_work(placed, passes)
     wider = loss > answers.kept + answers.work
     return replace(
@@ -156,24 +131,17 @@ def evaluate_plan(
     )
 
 
-def _answers(
-    placed: PlacedModel, lengths: list[int], evaluate: EvaluateConfig, device: float, spread: bool
-) -> StagePlan:
-    from refusal_lightning.inference.batch_size import rows_in
-    from refusal_lightning.inference.continuous_batching import PROMPT_TOKENS
-    from refusal_lightning.modules.generation import APART, can_refill
-    from refusal_lightning.planning.memory import ITEM_BYTES, answer_bytes
-    from refusal_lightning.planning.placement import ROOM
-
+def _answers(placed: PlacedModel, lengths: list[int], evaluate: EvaluateConfig) -> StageEstimate:
     if not lengths:
-        return StagePlan(0, 0, 0.0, 0.0, 0.0, 0.0)
+        return StageEstimate(0, 0, 0.0, 0.0, 0.0, 0.0)
     n_interventions, new, longest = len(evaluate.interventions), evaluate.max_new_tokens, max(lengths)
+    device, on_cpu = placed.hardware.memory, placed.hardware.on_cpu
     # As GenerationModule decodes: all interventions' rows together, or, on several devices, one's after another's.
-    apart = spread or placed.weights > ROOM * device or not can_refill(placed.config)
+    apart = placed.spread or placed.weights > ROOM * device or not can_refill(placed.config)
     if apart:
         most, parts = APART, n_interventions
     else:
-        kind, text = "cpu" if placed.on_cpu else "cuda", placed.config.get_text_config()
+        kind, text = "cpu" if on_cpu else "cuda", placed.config.get_text_config()
         most = rows_in(device, kind, placed.weights, text, longest + new, ITEM_BYTES[placed.dtype])
         parts = 1
     rows = len(lengths) * n_interventions
@@ -181,7 +149,7 @@ def _answers(
     together = at_once if apart else min(at_once, max(1, PROMPT_TOKENS // longest))
     prompts = _batches(lengths, together)
     mean = sum(lengths) / len(lengths)
-    return StagePlan(
+    return StageEstimate(
         prompts=len(lengths),
         tokens=n_interventions * _tokens(prompts) + rows * new,
         flops=n_interventions * placed.arithmetic.prompts(prompts) + placed.arithmetic.decoding(rows, mean, new),
@@ -198,6 +166,18 @@ class _LossPass(NamedTuple):
     """Positions of each row whose logits are made: from the first one that predicts a scored token."""
 
 
+def _all_loss_passes(lengths: Lengths, evaluate: EvaluateConfig) -> list[_LossPass]:
+    passes: list[_LossPass] = []
+    if lengths.losses.of_the_baseline:
+        own = [(n + evaluate.max_new_tokens, n) for n in lengths.answered_harmless]
+        passes += _loss_passes(own, evaluate.loss_batch_size)
+    for spans in lengths.losses.sets:
+        passes += _loss_passes(spans, evaluate.loss_batch_size)
+    # What is elsewhere is taken to have as many texts, and as long ones, as the configuration lets in.
+    longest = _LossPass(evaluate.loss_batch_size, evaluate.loss_max_tokens, evaluate.loss_max_tokens)
+    return passes + [longest] * evaluate.loss_n_batches * lengths.losses.elsewhere
+
+
 def _loss_passes(spans: list[tuple[int, int]], batch_size: int) -> list[_LossPass]:
     """Of texts by their length and the first token whose prediction counts."""
     batches = [[spans[i] for i in index] for index in loss_batches(spans, batch_size)]
@@ -207,8 +187,6 @@ def _loss_passes(spans: list[tuple[int, int]], batch_size: int) -> list[_LossPas
 
 
 def _loss_work(placed: PlacedModel, passes: list[_LossPass]) -> float:
-    from refusal_lightning.planning.memory import loss_bytes, pass_bytes
-
     return max(
         (
             pass_bytes(placed.config, rows, tokens, placed.dtype)

@@ -12,6 +12,7 @@ import torch
 import yaml
 from tiny_models import tiny_model
 
+from refusal_lightning import config as sections
 from refusal_lightning.cli import main
 from refusal_lightning.inference import batch_size
 from refusal_lightning.models import ChatModel
@@ -20,6 +21,9 @@ from refusal_lightning.modules.activations import ActivationBatch, ActivationMod
 from refusal_lightning.modules.generation import GenerationBatch, GenerationModule, GenerationResult
 from refusal_lightning.modules.loss import LossBatch, LossModule, LossSums
 from refusal_lightning.planning import estimates, throughput
+from refusal_lightning.planning.describe import describe
+from refusal_lightning.planning.inputs import PlanInputs, Sections
+from refusal_lightning.planning.plan import make_plan
 from runs import write_config, write_data
 
 
@@ -225,3 +229,32 @@ def test_what_select_keeps_and_how_many_candidates_it_has(config, tmp_path):
 def test_mistakes(config, tmp_path, capsys):
     assert main(["plan", "--config", config, "--plan.tflops", "0"]) == 2
     assert "plan.tflops is 0.0; it must be above 0" in capsys.readouterr().err
+
+
+def test_from_python(tiny_llama_folder, tmp_path, capsys):
+    """A plan follows from its inputs alone: the same again, without a file or a line."""
+    data = write_data(tmp_path / "data", train=8, val=3, test=3)
+    inputs = PlanInputs.open(
+        Sections(
+            sections.ModelConfig(str(tiny_llama_folder), alias="tiny", refusal_tokens=["I"]),
+            sections.DataConfig(str(data), n_train=6, n_val=2),
+            sections.StoreConfig(str(tmp_path / "store")),
+            sections.TrainerConfig(accelerator="cpu"),
+            sections.CacheConfig(datasets=["harmful_test"]),
+            sections.SelectConfig(),
+            sections.EvaluateConfig(losses=["alpaca_custom_completions"]),
+            sections.PlanConfig(tflops=1.0, gb_per_s=10.0),
+        )
+    )
+    assert len(inputs.lengths.cached) == 19 and len(inputs.lengths.answered_harmless) == 3
+    capsys.readouterr()
+    for path in data.rglob("*.json"):
+        path.unlink()
+    plan = make_plan(inputs)
+    assert plan == make_plan(inputs)
+    assert list(plan.stages) == ["cache", "select", "evaluate"]
+    assert {stage.estimate.prompts for stage in plan.stages.values()} == {19, 4, 6}
+    assert plan.fits.strategy == "ddp" and plan.copies == 1
+    assert capsys.readouterr().out == ""
+    table = [line for line in describe(plan) if line.startswith(tuple(plan.stages))]
+    assert len(table) == 3 and all("GB" in line for line in table)
