@@ -30,7 +30,8 @@ from refusal_lightning.inputs.candidates import mean_differences
 from refusal_lightning.inputs.prompts import PromptSet, prompt_set
 from refusal_lightning.models import ChatModel, load_chat_model
 from refusal_lightning.models.tokens import left_pad, length_batches
-from refusal_lightning.stages.cache.stage import fill
+from refusal_lightning.stages.cache.inputs import CacheInputs
+from refusal_lightning.stages.cache.stage import cache_activations
 from refusal_lightning.store import ActivationStore, Shard
 
 CPU = TrainerConfig(accelerator="cpu", progress_bar=False)
@@ -99,7 +100,8 @@ def main() -> None:
     chat.bridge("cpu")
     with tempfile.TemporaryDirectory() as name:
         if args.peak_of:
-            fill(new_store(Path(name) / "store", chat, config, tokens), chat, CPU, args.batch_size, records, tokens)
+            store = new_store(Path(name) / "store", chat, config, tokens)
+            cache_activations(CacheInputs("demo", chat, sets, records, store), CPU, args.batch_size)
             print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
             return
         planned = new_store(Path(name) / "planned", chat, config, tokens)
@@ -111,7 +113,7 @@ def main() -> None:
             body.append(bare(chat, tokens, planned.shards, args.batch_size))
             store = new_store(Path(name) / str(i), chat, config, tokens)
             started = time.perf_counter()
-            fill(store, chat, CPU, args.batch_size, records, tokens)
+            cache_activations(CacheInputs("demo", chat, sets, records, store), CPU, args.batch_size)
             ours.append(time.perf_counter() - started)
         means = []
         for _ in range(args.rounds):

@@ -173,6 +173,10 @@ class ActivationStore:
         """Stored bytes per byte of what the complete shards hold, by array; empty where nothing is complete."""
         return adding.compression_ratios(self._state)
 
+    def stored_bytes(self) -> int:
+        """Bytes that the files of all arrays take."""
+        return adding.stored_bytes(self._state)
+
     def check_space(self, bound: Estimate) -> None:
         """Raises UserError if the disk cannot hold what is planned."""
         adding.check_space(self._state.backend, bound)

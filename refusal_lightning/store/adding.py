@@ -97,6 +97,11 @@ def compression_ratios(state: StoreState) -> dict[str, float]:
     return ratios
 
 
+def stored_bytes(state: StoreState) -> int:
+    """Bytes that the files of all arrays take."""
+    return sum(size or 0 for array in state.arrays.values() for size in shard_sizes(array).values())
+
+
 def check_space(backend: Backend, bound: Estimate) -> None:
     """Raises UserError if the disk cannot hold what is planned."""
     free = backend.free_bytes()

@@ -11,9 +11,12 @@ import pytest
 import torch
 
 from refusal_lightning.cli import main
+from refusal_lightning.config import CacheConfig, DataConfig, ModelConfig, StoreConfig, TrainerConfig
 from refusal_lightning.data import load_dataset
 from refusal_lightning.models import load_chat_model
 from refusal_lightning.models.tokens import prompt_hash
+from refusal_lightning.stages.cache.inputs import CacheInputs
+from refusal_lightning.stages.cache.stage import cache_activations
 from refusal_lightning.store import ActivationStore, verify
 from runs import store_files, write_config, write_data
 
@@ -237,3 +240,24 @@ def test_no_such_bucket(run, s3, monkeypatch, capsys):
         capsys, "cache", "--config", config, "--store.root", "s3://no-such-bucket/x", "--store.options", options
     )
     assert "does the bucket exist?" in line
+
+
+def test_from_python(tmp_path, tiny_llama_folder, data, capsys):
+    """What the command does, as a value: nothing is printed, and the second time nothing is computed."""
+    trainer, cache = TrainerConfig(accelerator="cpu", progress_bar=False), CacheConfig(datasets=["harmful_test"])
+    sections = (
+        ModelConfig(str(tiny_llama_folder), refusal_tokens=["I"]),
+        DataConfig(str(data), n_train=6, n_val=2),
+        StoreConfig(str(tmp_path / "store")),
+        trainer,
+        cache,
+    )
+    inputs = CacheInputs.open(*sections)
+    capsys.readouterr()
+    done = cache_activations(inputs, trainer, cache.batch_size)
+    assert (done.prompts, done.computed) == (19, 19) and done.seconds > 0
+    assert capsys.readouterr().out == ""
+    arrays = [path for name in ("resid_pre", "next_token_logits") for path in (Path(done.url) / name).rglob("*")]
+    assert done.bytes == sum(p.stat().st_size for p in arrays if p.is_file() and p.name != "zarr.json") > 0
+    again = cache_activations(CacheInputs.open(*sections), trainer, cache.batch_size)
+    assert (again.prompts, again.computed, again.seconds, again.bytes) == (19, 0, 0.0, done.bytes)
