@@ -1,8 +1,9 @@
-"""Results as JSON and CSV."""
+"""Results as JSON and CSV, and short hashes to name them by."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -11,6 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from refusal_lightning.io.files import write_text
+
+
+def digest(value: Any) -> str:
+    """A short hash of anything JSON can hold: the key of results that depend on it."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def write_json(path: Path, value: Any) -> None:

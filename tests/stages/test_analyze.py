@@ -408,6 +408,10 @@ def test_an_analysis_is_added_by_one_entry(finished, unselected, tmp_path, capsy
     assert set(_files(tmp_path)) == {"count.csv", "count.json"}
     said = capsys.readouterr().out
     assert "count: 4 sets" in said and "of mean_difference" in said
+    monkeypatch.setattr(REGISTRY, "origin", lambda name: {"plugin": "own.py", "sha256": "12"})
+    assert main(arguments) == 0
+    assert json.loads(_files(tmp_path)["count.json"])["made_from"]["plugin"] == "own.py"
+    assert "what is not known to be of this model" in capsys.readouterr().out  # of other code, so the first is aside
     monkeypatch.setattr(REGISTRY, "_entries", {**REGISTRY, "count": AnalysisSpec(count, needs_direction=True)})
     assert "no selected direction, which count is of" in _fails(capsys, *arguments)
 

@@ -26,8 +26,7 @@ from refusal_lightning.inputs.prompts import drawn_sets
 from refusal_lightning.inputs.stored_prompts import StoredPrompts
 from refusal_lightning.io.console import is_main_process
 from refusal_lightning.io.files import write_bytes
-from refusal_lightning.io.hashing import digest
-from refusal_lightning.io.serialization import write_json, write_table
+from refusal_lightning.io.serialization import digest, write_json, write_table
 from refusal_lightning.report.figures.canvas import png
 from refusal_lightning.report.figures.registry import FIGURES
 from refusal_lightning.runs.folder import RunFolder
@@ -88,7 +87,9 @@ def write_analysis(run: RunFolder, result: AnalysisResult) -> dict[str, list[Pat
     paths = {name: [run.analysis(name, suffix) for suffix in _suffixes(result, name)] for name in result.analyses}
     same = {name: value for name, value in result.made_from.items() if name != "store"}  # which may be moved
     common = {"model": digest(same["model"]), "direction": same["direction"], "analysis": digest(same)}
-    planned = {path: {**common, **result.analyses[name].made_from} for name, files in paths.items() for path in files}
+    # A user's own analysis is bound to its code too.
+    own = {name: {**found.made_from, **ANALYSES.origin(name)} for name, found in result.analyses.items()}
+    planned = {path: {**common, **own[name]} for name, files in paths.items() for path in files}
     make_room(run, "analyze", planned, lambda _, other: common.items() <= other.items())
     for name, found in result.analyses.items():
         write_table(run.analysis(name, "csv"), found.rows)
@@ -97,9 +98,8 @@ def write_analysis(run: RunFolder, result: AnalysisResult) -> dict[str, list[Pat
         if found.arrays:
             write_bytes(run.analysis(name, "npz"), _npz(found.arrays))
         # The JSON, with what it is made from, comes last.
-        made_from = {**result.made_from, **found.made_from}
-        content = {"headline": found.headline, "made_from": made_from, "rows": found.rows}
-        write_json(run.analysis(name, "json"), content)
+        made_from = {**result.made_from, **own[name]}
+        write_json(run.analysis(name, "json"), {"headline": found.headline, "made_from": made_from, "rows": found.rows})
     return paths
 
 
