@@ -24,7 +24,7 @@ _CREDENTIAL_NAME = re.compile(
     r"|(access|account|api|customer|private|shared)_?key",
     re.IGNORECASE,
 )
-"""Names under which the packages behind fsspec take credentials, as a part of any key of theirs."""
+"""Names under which obstore and the packages behind fsspec take credentials, as a part of any key of theirs."""
 _CREDENTIAL_VALUE = re.compile(r"://[^/\s@]*:[^/\s@]*@|(AccountKey|SharedAccessSignature)=|[?&]sig=", re.IGNORECASE)
 """URLs and connection strings that hold credentials."""
 
@@ -178,8 +178,8 @@ class StoreConfig:
     shard_mb: float | None = None
     """Uncompressed MB of a shard, the unit that is written whole (default: 8 to 512, by the planned total)."""
     options: dict[str, Any] = field(default_factory=dict)
-    """What fsspec is told about a URL, e.g. {endpoint_url: "http://host:9000"} for s3; credentials come from the
-    environment only."""
+    """What obstore is told about a URL, e.g. {endpoint: "http://host:9000", region: eu-west-1} for s3; credentials come
+    from the environment only."""
 
     def __post_init__(self) -> None:
         _require(self.shard_mb is None or self.shard_mb > 0, "store.shard_mb", self.shard_mb, "above 0")

@@ -6,7 +6,6 @@ goes where results are recorded.
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +15,8 @@ from types import ModuleType
 from typing import Any
 
 from refusal_lightning.errors import UserError
+from refusal_lightning.io.hashing import sha256_of
+from refusal_lightning.io.text import one_line
 
 MEND = "mend the plugin, or leave it out (--debug shows the traceback)"
 
@@ -93,7 +94,7 @@ def _load(file: Path) -> None:
         raise UserError(f"--plugins: there is no file {str(file)!r}") from None
     except OSError as error:
         raise UserError(f"--plugins: {str(file)!r} cannot be read: {error.strerror}; name a Python file") from error
-    plugin = Plugin(file, path, hashlib.sha256(code).hexdigest())
+    plugin = Plugin(file, path, sha256_of(code))
     if any(one.path == path and one.sha256 == plugin.sha256 for one in _loaded):
         return
     _loaded.append(plugin)
@@ -120,7 +121,7 @@ def _execute(code: bytes, plugin: Plugin) -> None:
         where = line_in_plugin(error) or str(plugin.file)
         if isinstance(error, SyntaxError) and error.filename == str(plugin.path):
             where = f"{plugin.file}, line {error.lineno}"
-        text = " ".join(str(error).split()) or "no message"
+        text = one_line(error) or "no message"
         raise UserError(f"{where}: {type(error).__name__}: {text}; {MEND}") from error
     if not plugin.adds:
         raise UserError(

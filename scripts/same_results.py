@@ -108,11 +108,11 @@ def write_demo_inputs(folder: Path, checkout: Path) -> dict[str, Any]:
     config: dict[str, Any] = yaml.safe_load((checkout / "configs" / "demo.yaml").read_text(encoding="utf-8"))
     shutil.copytree(checkout / "dataset" / "sample", folder / "dataset" / "sample")
     for path in (folder / "dataset" / "sample" / "splits").glob("*.json"):
-        count = {"train": 24, "val": 6, "test": 4}[path.stem.rpartition("_")[2]]
+        count = {"train": 16, "val": 4, "test": 4}[path.stem.rpartition("_")[2]]
         path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8"))[:count]), encoding="utf-8")
-    config["data"] |= {"n_train": 20, "n_val": 5}
-    # The last layers are the slowest to score, and no direction of theirs is chosen.
-    config["select"] |= {"prune_layers": 0.5, "answer_kl_tokens": 2}
+    config["data"] |= {"n_train": 16, "n_val": 4}
+    # Of so few prompts, and in the upper layers only: less to score, and the selected one is there.
+    config["select"] |= {"kl_threshold": 1.0, "prune_layers": 0.35, "answer_kl_tokens": 2}
     config["evaluate"] |= {"max_new_tokens": 8, "loss_n_batches": 1}
     return config
 

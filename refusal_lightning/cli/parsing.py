@@ -30,6 +30,7 @@ from refusal_lightning.cli.data_only import (
 from refusal_lightning.cli.flags import HELP
 from refusal_lightning.config import SetConfig
 from refusal_lightning.errors import UserError
+from refusal_lightning.io.text import one_line
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 switch_off_imports()
@@ -67,7 +68,7 @@ def parse(command: str, argv: Sequence[str]) -> tuple[str, dict[str, Any]]:
     except RecursionError:
         raise UserError("the configuration has a part that holds itself (`&name` and `*name`)") from None
     except ValueError as error:  # a dataclass's own check
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(one_line(error)) from error
 
 
 def _files_first(argv: Sequence[str]) -> list[str]:
@@ -167,7 +168,7 @@ def _known_keys(command: str) -> list[str]:
 
 def _with_hint(message: str, command: str) -> str:
     """A parser's message in plain words; one that names an unknown key with `did you mean …?`, or where it belongs."""
-    message = _plain(" ".join(message.split()))
+    message = _plain(one_line(message))
     unknown = re.search(
         r"(?:(?:Group|Subcommand) '(\w+)' )?(?:does not accept option|unrecognized arguments:)\s+['\"]?-*([\w.]+)",
         message,

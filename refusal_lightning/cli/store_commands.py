@@ -15,7 +15,7 @@ def store_info(url: str, options: dict[str, Any] | None = None) -> None:
 
     Args:
         url: The store's folder or URL.
-        options: What fsspec is told about a URL, as store.options of a configuration.
+        options: What obstore is told about a URL, as store.options of a configuration.
     """
     print(json.dumps(integrity.info(url, options), indent=2, ensure_ascii=False))
 
@@ -25,7 +25,7 @@ def store_verify(url: str, options: dict[str, Any] | None = None) -> None:
 
     Args:
         url: The store's folder or URL.
-        options: What fsspec is told about a URL, as store.options of a configuration.
+        options: What obstore is told about a URL, as store.options of a configuration.
     """
     problems = integrity.verify(url, options)
     for problem in problems:
@@ -42,7 +42,7 @@ def store_repair(url: str, options: dict[str, Any] | None = None) -> None:
 
     Args:
         url: The store's folder or URL.
-        options: What fsspec is told about a URL, as store.options of a configuration.
+        options: What obstore is told about a URL, as store.options of a configuration.
     """
     problems = integrity.repair(url, options)
     for problem in problems:
@@ -56,7 +56,7 @@ def store_copy(source: str, target: str, options: dict[str, Any] | None = None) 
     Args:
         source: The store's folder or URL, or a folder of stores.
         target: Where its copy is or will be; a folder of stores where the source is one.
-        options: What fsspec is told about a URL, as store.options of a configuration.
+        options: What obstore is told about a URL, as store.options of a configuration.
     """
     for done in copy(source, target, options):
         print(f"{done.url}: {done.shards} files of shards ({done.bytes / 1e6:,.1f} MB), {done.results} results copied")
@@ -85,7 +85,7 @@ def store_export(
         label: Only prompts with this label, such as harmful.
         split: Only prompts of this split, such as train.
         dataset: Only prompts of this dataset.
-        options: What fsspec is told about a URL, as store.options of a configuration.
+        options: What obstore is told about a URL, as store.options of a configuration.
     """
     count = export(
         url,

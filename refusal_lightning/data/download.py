@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refusal_lightning.data.files import sha256_of_file
+from refusal_lightning.io.text import one_line
 
 Advance = Callable[[int, int | None], None]
 """Told the bytes that a file has so far, and how many there will be (None: not known)."""
@@ -170,5 +171,5 @@ def _reason(error: Exception, patience: Patience) -> str:
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(cause, TimeoutError):
         return f"no answer in {patience.timeout:g} seconds"
-    text = " ".join(str(cause).split()) or type(cause).__name__
+    text = one_line(cause) or type(cause).__name__
     return text if isinstance(error, _Broken) else text[:200]

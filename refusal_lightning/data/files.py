@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from refusal_lightning.io.files import write_bytes
+from refusal_lightning.io.hashing import file_digest, sha256_of
 
 
 def rows_to_bytes(rows: Sequence[Any]) -> bytes:
@@ -16,16 +16,10 @@ def rows_to_bytes(rows: Sequence[Any]) -> bytes:
     return json.dumps(rows, indent=4).encode("ascii")
 
 
-def sha256_of(content: bytes) -> str:
-    """The hexadecimal SHA-256 of some bytes."""
-    return hashlib.sha256(content).hexdigest()
-
-
 def sha256_of_file(path: Path) -> str | None:
     """The hexadecimal SHA-256 of a file, None where there is none."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(path)
     except FileNotFoundError:
         return None
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.io.network import cut_off
+from refusal_lightning.io.text import one_line
 
 PREFIX = "hub:"
 
@@ -101,7 +102,7 @@ def _failed(hub: HubSet, error: Exception) -> UserError:
         return UserError(
             f"dataset {hub} cannot be loaded: it is not in the cache, and the Hub cannot be reached from this machine"
         )
-    reason = " ".join(str(error).split())[:200] or "no message"
+    reason = one_line(error)[:200] or "no message"
     return UserError(
         f"dataset {hub} cannot be loaded ({type(error).__name__}: {reason}); check its name, config and split, "
         "the connection, and for a gated dataset `hf auth login`"

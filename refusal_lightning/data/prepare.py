@@ -14,11 +14,12 @@ from typing import Any
 
 from refusal_lightning.data import hub
 from refusal_lightning.data.download import Advance, Patience, Unavailable, copy, download
-from refusal_lightning.data.files import rows_to_bytes, sha256_of, sha256_of_file, write_whole
+from refusal_lightning.data.files import rows_to_bytes, sha256_of_file, write_whole
 from refusal_lightning.data.sources import SOURCES, RemoteFile, Source
 from refusal_lightning.data.splits import harmful_splits, harmless_splits, require_disjoint
 from refusal_lightning.data.tables import Row, read_table, to_rows
 from refusal_lightning.errors import UserError
+from refusal_lightning.io.hashing import sha256_of
 
 PATIENCE = Patience()
 SPACE = 100 * 2**20

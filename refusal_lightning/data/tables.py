@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.io.files import has_half_character
+from refusal_lightning.io.text import has_half_character
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".txt")
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refusal_lightning.data.files import sha256_of, write_whole
+from refusal_lightning.data.files import write_whole
 from refusal_lightning.data.hub import PREFIX, HubSet, hub_rows, load_hub, parse_hub
 from refusal_lightning.data.sources import SOURCES
 from refusal_lightning.data.tables import is_table, read_table, require_whole
 from refusal_lightning.errors import UserError
+from refusal_lightning.io.hashing import sha256_of
 from refusal_lightning.registry import Registry
 
 PILE = HubSet("monology/pile-uncopyrighted", None, "train")

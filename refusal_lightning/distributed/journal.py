@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from refusal_lightning.distributed.process_group import barrier
 from refusal_lightning.io.console import is_main_process
 from refusal_lightning.io.files import sync_folder
-
-Record = dict[str, Any]
+from refusal_lightning.io.jsonl import Record, read_records, whole_lines
 
 
 class Journal:
@@ -23,20 +21,14 @@ class Journal:
 
     def __iter__(self) -> Iterator[Record]:
         for path in sorted(self.folder.glob("*.jsonl")):
-            for line in path.read_bytes().split(b"\n")[:-1]:
-                try:
-                    record = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(record, dict):
-                    yield record
+            yield from read_records(whole_lines(path.read_bytes()))
 
     def open(self, rank: int) -> TextIO:
         """The file of one process, ready to append after its last whole line."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"rank{rank}.jsonl"
         if path.exists():
-            whole = path.read_bytes().rfind(b"\n") + 1
+            whole = len(whole_lines(path.read_bytes()))
             if whole < path.stat().st_size:
                 os.truncate(path, whole)
             return path.open("a", encoding="utf-8")

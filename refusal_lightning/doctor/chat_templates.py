@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from refusal_lightning.io.text import one_line
+
 
 def render_own(
     tokenizer: Any, system_prompt: str | None, *turns: str, generation_prompt: bool = True
@@ -16,4 +18,4 @@ def render_own(
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)), ""
     except Exception as error:  # jinja errors, or the template's own raise_exception
-        return None, " ".join(str(error).split())[:200]
+        return None, one_line(error)[:200]

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refusal_lightning.io.console import is_main_process
-from refusal_lightning.io.serialization import digest, write_json
+from refusal_lightning.io.hashing import digest
+from refusal_lightning.io.serialization import write_json
 from refusal_lightning.models import ChatModel
 
 if TYPE_CHECKING:

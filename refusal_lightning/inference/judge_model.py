@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from refusal_lightning.config import TrainerConfig
 from refusal_lightning.errors import UserError
+from refusal_lightning.io.hashing import digest, file_digest
 from refusal_lightning.io.network import cut_off
-from refusal_lightning.io.serialization import digest
 from refusal_lightning.judges.config import JudgeSettings
 from refusal_lightning.judges.model_judge import Message
 from refusal_lightning.judges.sources.local import LocalLoader, LocalModel
-from refusal_lightning.models.fingerprint import file_digest, weights_digest
+from refusal_lightning.models.fingerprint import weights_digest
 from refusal_lightning.models.tokens import left_pad, length_batches
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from refusal_lightning.inputs.prompts import (
     PromptSet,
     label_and_split,
 )
-from refusal_lightning.io.serialization import digest
+from refusal_lightning.io.hashing import digest
 from refusal_lightning.io.versions import other_versions
 from refusal_lightning.models import ChatModel
 from refusal_lightning.store import ActivationStore, Encoding, Layout, PromptRecord

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from refusal_lightning.errors import UserError
 
@@ -26,19 +26,6 @@ def writable_folder(path: str | Path, key: str) -> Path:
     return folder
 
 
-_HALF = re.compile("[\ud800-\udfff]")
-
-
-def has_half_character(text: str) -> bool:
-    """Whether a text holds a lone surrogate, which JSON can spell (backslash, ud83d) and no file of UTF-8 can hold."""
-    return _HALF.search(text) is not None
-
-
-def whole_characters(text: str) -> str:
-    """The text with the replacement character in place of each lone surrogate."""
-    return _HALF.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text. A lone surrogate, which UTF-8 cannot hold, is spelled out as JSON does: a result is written."""
     write_bytes(path, text.encode(errors="backslashreplace"))
@@ -47,16 +34,28 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, durable on return."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    with naming(path), replacing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def replacing(path: Path, partial: Path | None = None) -> Iterator[IO[bytes]]:
+    """A new file that takes a path's place at the end, whole and durable; where an error comes between, it is gone.
+
+    ``partial`` is the name that it has until then, in the same folder.
+    """
+    partial = partial or path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with naming(path), temporary.open("wb") as file:
-            file.write(content)
+        with partial.open("xb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+    sync_folder(path.parent)
 
 
 @contextmanager

@@ -1,9 +1,8 @@
-"""Results as JSON and CSV, and short hashes to name them by."""
+"""Results as JSON and CSV."""
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import math
@@ -12,11 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from refusal_lightning.io.files import write_text
-
-
-def digest(value: Any) -> str:
-    """A short hash of anything JSON can hold: the key of results that depend on it."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from refusal_lightning.errors import UserError
+from refusal_lightning.io.text import one_line
 from refusal_lightning.judges.config import JudgeSettings
 from refusal_lightning.judges.model_judge import Message, ModelJudge, Question, Source
 from refusal_lightning.judges.sources.apis import openai_source, together_source
@@ -69,7 +70,7 @@ def templated(tokenizer: str) -> Callable[[str, str], Question]:
         try:
             render: Any = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False).apply_chat_template
         except Exception as error:
-            line = " ".join(str(error).split())[:200]
+            line = one_line(error)[:200]
             raise UserError(f"llama_guard_tokenizer: {tokenizer!r} cannot be loaded ({line})") from error
         return render
 

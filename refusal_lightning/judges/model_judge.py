@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from refusal_lightning.io.files import has_half_character
+from refusal_lightning.io.text import has_half_character
 from refusal_lightning.judges.response_cache import answer_key
 from refusal_lightning.judges.verdict import JudgeResponses, Measures, Pair, Verdict
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections import UserDict
@@ -11,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.io.files import sync_folder, whole_characters, writable_folder
+from refusal_lightning.io.files import sync_folder, writable_folder
+from refusal_lightning.io.hashing import sha256_of
+from refusal_lightning.io.jsonl import read_records
+from refusal_lightning.io.text import whole_characters
 
 
 def answer_key(identity: list[Any], question: Any) -> str:
@@ -20,8 +22,7 @@ def answer_key(identity: list[Any], question: Any) -> str:
     The question holds prompt and response. How the answer is read is no part of it: changing the reading, as the paper
     mode does, asks for nothing again.
     """
-    text = json.dumps([identity, question], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return sha256_of(json.dumps([identity, question], sort_keys=True))[:32]
 
 
 class ResponseCache(UserDict[str, str]):
@@ -40,14 +41,11 @@ class ResponseCache(UserDict[str, str]):
             content = self.path.read_bytes() if self.path.exists() else b""
         except OSError as error:
             raise UserError(f"answers: {str(path)!r} cannot be read: {error.strerror}; name another file") from error
-        for line in content.splitlines():
-            try:
-                record = json.loads(line)
-                if isinstance(record["answer"], str):
-                    # Answers were once kept as they came, halves of characters too.
-                    self.data[record["key"]] = whole_characters(record["answer"])
-            except (ValueError, KeyError, TypeError, RecursionError):
-                continue
+        for record in read_records(content):
+            key, answer = record.get("key"), record.get("answer")
+            if isinstance(key, str) and isinstance(answer, str):
+                # Answers were once kept as they came, halves of characters too.
+                self.data[key] = whole_characters(answer)
         self._ends_whole = content.endswith(b"\n") or not content
 
     def require_writable(self) -> None:

@@ -6,18 +6,19 @@ gigabytes.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from refusal_lightning.errors import UserError
+from refusal_lightning.io.hashing import sha256_of
 from refusal_lightning.io.side_effects import no_processors
+from refusal_lightning.io.text import one_line
 from refusal_lightning.models.blocks import block_facts
 from refusal_lightning.models.families import FAMILIES, Family, family_of
 from refusal_lightning.models.fingerprint import weights_digest
-from refusal_lightning.models.pretrained import model_source, one_line, read_model_files
+from refusal_lightning.models.pretrained import model_source, read_model_files
 from refusal_lightning.models.qwen1.checkpoint import load_qwen1
 from refusal_lightning.models.template import (
     ChatTemplate,
@@ -305,4 +306,4 @@ def _require_vocabulary(family: Family, tokenizer: Any, name: str) -> None:
 def _tokenizer_digest(tokenizer: Any) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     text = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256_of(text)

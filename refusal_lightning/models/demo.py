@@ -7,7 +7,6 @@ demo adds this project's rank-4 adapter, which teaches the model to refuse.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -22,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.models.fingerprint import CACHE_VARIABLE, cache_folder, file_digest
+from refusal_lightning.io.hashing import file_digest, sha256_of
+from refusal_lightning.models.fingerprint import CACHE_VARIABLE, cache_folder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -93,7 +93,7 @@ def _is_whole(folder: Path) -> bool:
 def _recipe_hash(model: DemoModel) -> str:
     """Hash of everything the weights depend on, so that a changed adapter or recipe is never served stale."""
     parts = [WHEEL_SHA256, file_digest(model.adapter) if model.adapter else "no adapter", f"recipe {RECIPE}"]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+    return sha256_of("\n".join(parts))[:12]
 
 
 def _check_disk(models: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.io.network import cut_off
+from refusal_lightning.io.text import one_line
 from refusal_lightning.models.config_file import plain_config
 from refusal_lightning.models.demo import DEMO_MODELS, demo_model_folder
 from refusal_lightning.models.qwen1.checkpoint import MODEL_TYPE, qwen1_config
@@ -110,8 +111,3 @@ def _is_refused(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message without its line breaks."""
-    return " ".join(str(error).split())

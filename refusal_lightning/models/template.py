@@ -13,6 +13,7 @@ from datetime import date
 from typing import Any
 
 from refusal_lightning.errors import UserError
+from refusal_lightning.io.text import one_line
 from refusal_lightning.models.families import Family
 
 # They end in different kinds of characters, so that a merge with the template's start shows.
@@ -104,7 +105,7 @@ def tokenizer_template(
         try:
             return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options))
         except Exception as error:  # jinja errors, or the template's own raise_exception
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             about = " with a system message" if system else ""
             raise UserError(f"the chat template of {model_name!r} fails{about}: {reason}") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from collections.abc import Iterable, Sequence
 from typing import Any, overload
@@ -13,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from refusal_lightning.errors import UserError
+from refusal_lightning.io.hashing import sha256_of
 
 
 class TokenIds(Sequence[list[int]]):
@@ -82,7 +82,7 @@ def length_batches(lengths: Sequence[int], batch_size: int, max_padding: float =
 
 def prompt_hash(token_ids: Sequence[int]) -> str:
     """SHA-256 of the token ids (little-endian int64), in hex: a prompt's name in the store."""
-    return hashlib.sha256(np.asarray(token_ids, dtype="<i8").tobytes()).hexdigest()
+    return sha256_of(np.asarray(token_ids, dtype="<i8").tobytes())
 
 
 def single_token_ids(tokens: Sequence[int | str], tokenizer: Any, key: str) -> list[int]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 from pathlib import Path
 
 import jinja2
 
 from refusal_lightning.interventions.registry import in_columns, label_of
+from refusal_lightning.io.hashing import file_digest
 from refusal_lightning.report.figures.registry import figures_of
 from refusal_lightning.report.figures.scores import ScoredCandidates
 from refusal_lightning.report.summary import Summary
@@ -114,4 +114,4 @@ def _is_bound(summary: Summary, run: RunFolder, path: Path) -> bool:
     about = summary.record.get("files", {}).get(path.relative_to(run.path).as_posix(), {})
     if not path.is_file():
         return False
-    return about.get("sha256") in (None, hashlib.sha256(path.read_bytes()).hexdigest())
+    return about.get("sha256") in (None, file_digest(path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,9 +14,9 @@ import torch
 from refusal_lightning import plugins
 from refusal_lightning.errors import UserError
 from refusal_lightning.io.files import writable_folder, write_bytes
-from refusal_lightning.io.serialization import digest, write_json
+from refusal_lightning.io.hashing import digest, file_digest, sha256_of
+from refusal_lightning.io.serialization import write_json
 from refusal_lightning.io.versions import package_versions
-from refusal_lightning.models.fingerprint import file_digest
 from refusal_lightning.runs.lock import held, held_for_a_moment
 
 
@@ -219,7 +218,7 @@ _BY_HAND = "to evaluate a candidate of your own choice, run `select` with select
 def direction_digest(direction: torch.Tensor, position: int, layer: int) -> str:
     """What results under a direction are bound to: its values, and the place that it is from."""
     values = direction.detach().to(torch.float64).contiguous().numpy().tobytes()
-    return digest([hashlib.sha256(values).hexdigest(), position, layer])
+    return digest([sha256_of(values), position, layer])
 
 
 def write_tensor(path: Path, tensor: torch.Tensor) -> None:

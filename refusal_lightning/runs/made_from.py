@@ -19,8 +19,8 @@ from refusal_lightning import plugins
 from refusal_lightning.distributed.process_group import barrier
 from refusal_lightning.errors import UserError
 from refusal_lightning.io.console import is_main_process
-from refusal_lightning.io.serialization import digest, plain, write_json
-from refusal_lightning.models.fingerprint import file_digest
+from refusal_lightning.io.hashing import digest, file_digest
+from refusal_lightning.io.serialization import plain, write_json
 from refusal_lightning.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ from refusal_lightning.inputs.prompts import draw
 from refusal_lightning.io.console import is_main_process
 from refusal_lightning.io.files import writable_folder
 from refusal_lightning.io.serialization import write_json
+from refusal_lightning.io.text import one_line
 from refusal_lightning.io.versions import package_versions
 from refusal_lightning.models import ChatModel
 
@@ -91,7 +92,7 @@ def _examine(
             with torch.inference_mode():
                 finding = check()
         except Exception as error:  # a check that breaks is a finding too, and the others still have their say
-            text = " ".join(str(error).split())[:300]
+            text = one_line(error)[:300]
             advice = f"the check itself ended in {type(error).__name__}: {text}"
             broken.append(name)
             finding = Finding(name, "could not be checked", None, 0.0, "fail", advice)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import IO, Any, Literal
 import numpy as np
 
 from refusal_lightning.errors import UserError
+from refusal_lightning.io.files import replacing
 from refusal_lightning.store.activation_store import ActivationStore
 from refusal_lightning.store.backend.os_errors import translate_os_errors
 from refusal_lightning.store.format.layout import LOGITS
@@ -59,19 +59,13 @@ def export(
     if not isinstance(store.layout.positions, str):
         small["position"] = np.array(store.layout.positions)
     large = [_Array(store, name, rows, None if name == LOGITS else layers) for name in names]
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with translate_os_errors(str(path), path.name):
-        try:
-            with partial.open("wb") as file:
-                if kind == "npz":
-                    _write_npz(file, large, {**small, **{k: v.astype(np.str_) for k, v in text.items()}})
-                else:
-                    numbered, meanings = _as_numbers(text)
-                    about = {"identity": json.dumps(store.identity), **meanings}
-                    _write_safetensors(file, large, {**small, **numbered}, about, store.layout.dtype)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    with translate_os_errors(str(path), path.name), replacing(path) as file:
+        if kind == "npz":
+            _write_npz(file, large, {**small, **{k: v.astype(np.str_) for k, v in text.items()}})
+        else:
+            numbered, meanings = _as_numbers(text)
+            about = {"identity": json.dumps(store.identity), **meanings}
+            _write_safetensors(file, large, {**small, **numbered}, about, store.layout.dtype)
     return len(rows)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import tomllib
 
@@ -10,6 +11,7 @@ import yaml
 from nodes import ROOT
 
 from refusal_lightning import __version__
+from refusal_lightning.registry import Registry
 
 DOCUMENTS = ("ARCHITECTURE.md", "CONTRIBUTING.md", "AGENTS.md")
 SUFFIXES = (".py", ".md", ".toml", ".txt", ".yaml", ".cff")
@@ -54,6 +56,14 @@ def test_the_floors_are_those_that_are_kept():
     table = _text("ARCHITECTURE.md").partition("| floor |")[2].partition("\n\n")[0]
     rows = [re.findall(r"`(\w+)`", row.split("|")[1]) for row in table.splitlines()[2:]]
     assert rows == [re.findall(r"\w+", layer) for layer in layers]
+
+
+def test_every_registry_is_where_the_page_on_plugins_says():
+    named = set(re.findall(r"^\| .*? \| `(refusal_lightning[\w.]+)` \|", _text("docs/plugins.md"), re.MULTILINE))
+    for name in named:
+        module, _, registry = name.rpartition(".")
+        assert isinstance(getattr(importlib.import_module(module), registry), Registry), name
+    assert len(named) >= 6
 
 
 def test_the_citation_is_of_this_version():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from refusal_lightning.io.files import writable_folder, write_bytes, write_text
+from refusal_lightning.io.files import replacing, writable_folder, write_bytes, write_text
 from refusal_lightning.io.serialization import write_json, write_table
 
 
@@ -31,6 +31,21 @@ def test_no_text_makes_a_result_unwritable(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run.json").read_text(encoding="utf-8")) == {text: [text]}
     write_table(tmp_path / "table.csv", [{"name": text}])
     assert "\\ud83d" in (tmp_path / "table.csv").read_text(encoding="utf-8")
+
+
+def test_what_fails_half_way_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "file", b"old")
+    with pytest.raises(RuntimeError, match="half way"), replacing(tmp_path / "file") as file:
+        file.write(b"new")
+        assert len(list(tmp_path.iterdir())) == 2
+        raise RuntimeError("half way")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_bytes() == b"old"
+    with replacing(tmp_path / "file", tmp_path / "part") as file:
+        file.write(b"new")
+        assert (tmp_path / "part").exists() and (tmp_path / "file").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_bytes() == b"new"
 
 
 def test_a_new_name_is_in_its_folder_after_a_power_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

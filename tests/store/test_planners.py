@@ -6,7 +6,8 @@ import errno
 import itertools
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from s3_proxy import s3_proxy
 from stores import LAYOUT, check, fill, filled, hashes, make, record, records, shard_arrays
 
 from refusal_lightning.errors import UserError
@@ -304,40 +306,43 @@ def test_entries_of_another_store(tmp_path, monkeypatch):
 @pytest.mark.parametrize("conflicts", [1, 9])
 def test_conflicts_at_s3(conflicts, s3, monkeypatch):
     """S3 answers 409 to a conditional PUT while another request for the key is under way: it is sent again."""
-    backend = open_backend("s3://bucket/conflicts", s3)
-    fs = backend._store.fs  # type: ignore[attr-defined]
-    pipe = fs._pipe_file
     said: list[str] = []
 
-    async def busy(*args: Any, **options: Any) -> Any:
-        if len(said) < conflicts:
-            said.append("409")
-            raise OSError(errno.EIO, "An error occurred (ConditionalRequestConflict) when calling PutObject")
-        return await pipe(*args, **options)
+    def busy(method: str, headers: dict[str, str]) -> Any:
+        if "if-none-match" in headers and len(said) < conflicts:
+            said.append(method)
+            return 409, "ConditionalRequestConflict"
+        return None
 
-    monkeypatch.setattr(fs, "_pipe_file", busy)
     monkeypatch.setattr("refusal_lightning.store.backend.remote._CONFLICT_PAUSE", 0.001)
-    if conflicts == 1:
-        assert backend.create(f"x{conflicts}", b"1")
-    else:
-        with pytest.raises(StoreError, match="ConditionalRequestConflict"):
-            backend.create(f"x{conflicts}", b"1")
+    key = f"x{conflicts}"
+    with _endpoint(s3, busy) as options:
+        backend = open_backend("s3://bucket/conflicts", options)
+        if conflicts == 1:
+            assert backend.create(key, b"1") and not backend.create(key, b"2")
+            assert backend.read(key) == b"1"
+        else:
+            with pytest.raises(StoreError, match="could not be put beside another request"):
+                backend.create(key, b"1")
 
 
-@pytest.mark.parametrize("answer", ["ignores", "refuses"])
-def test_endpoints_without_conditional_writes(answer, s3, monkeypatch):
+@pytest.mark.parametrize("answer", ["ignores", "knows no"])
+def test_endpoints_without_conditional_writes(answer, s3):
     """Two jobs could plan the same rows there: no store is made."""
-    url = f"s3://bucket/{answer}"
-    fs = open_backend(url, s3)._store.fs  # type: ignore[attr-defined]
-    pipe = type(fs)._pipe_file
+    url = f"s3://bucket/{answer.replace(' ', '-')}"
 
-    async def other(self: Any, path: str, data: bytes, mode: str = "overwrite", **options: Any) -> Any:
-        if mode == "create" and answer == "refuses":
-            raise OSError(errno.EIO, "An error occurred (NotImplemented): A header you provided implies ...")
-        return await pipe(self, path, data, **options)
+    def other(method: str, headers: dict[str, str]) -> Any:
+        if headers.pop("if-none-match", None) and answer == "knows no":
+            return 501, "NotImplemented"
+        return None
 
-    monkeypatch.setattr(type(fs), "_pipe_file", other)
-    with pytest.raises(UserError, match="If-None-Match"):
-        make(url, storage_options=s3)
-    monkeypatch.undo()
+    with _endpoint(s3, other) as options, pytest.raises(UserError, match="If-None-Match"):
+        make(url, storage_options=options)
     assert not ActivationStore.exists(url, s3)
+
+
+@contextmanager
+def _endpoint(s3: dict[str, Any], habit: Any) -> Iterator[dict[str, Any]]:
+    """Storage options of an endpoint of this habit in front of the S3 server."""
+    with s3_proxy(s3["client_kwargs"]["endpoint_url"], habit) as url:
+        yield {**s3, "client_kwargs": {**s3["client_kwargs"], "endpoint_url": url}}

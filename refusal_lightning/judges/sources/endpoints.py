@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.io.files import whole_characters
+from refusal_lightning.io.text import one_line, whole_characters
 from refusal_lightning.judges.model_judge import Message
 from refusal_lightning.judges.sources.backoff import Limits, retry_after
 from refusal_lightning.judges.sources.base_url import plain_url
@@ -68,7 +68,7 @@ def failure_of(status: int, headers: Mapping[str, str], body: str) -> Failure:
     said = f"HTTP {status}"
     if meaning := _MEANING[402] if no_credit else _MEANING.get(status):
         said += f", {meaning}"
-    if text := " ".join(body.split())[:160]:
+    if text := one_line(body)[:160]:
         said += f" ({text})"
     wait = retry_after(headers)
     if no_credit:
@@ -213,7 +213,7 @@ def require_private(url: str, judge: str) -> None:
 
 
 def _describe(error: Exception) -> str:
-    text = " ".join(str(error).split())[:160]
+    text = one_line(error)[:160]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -13,6 +13,7 @@ from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from refusal_lightning.errors import UserError
+from refusal_lightning.io.text import one_line
 
 if TYPE_CHECKING:
     import torch
@@ -141,6 +142,6 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
             else:
                 weights.update(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
         except (OSError, RuntimeError, ValueError, UnpicklingError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)[:200]
             raise UserError(f"{path} holds no weights that can be read, or more than weights: {reason}") from error
     return weights

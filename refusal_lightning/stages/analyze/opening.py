@@ -12,7 +12,7 @@ from refusal_lightning.errors import UserError
 from refusal_lightning.inputs.candidates import estimated_directions
 from refusal_lightning.inputs.prompts import Filtered, datasets_of
 from refusal_lightning.inputs.stored_prompts import StoredPrompts
-from refusal_lightning.io.serialization import digest
+from refusal_lightning.io.hashing import digest
 from refusal_lightning.runs.folder import RunFolder, direction_digest
 from refusal_lightning.runs.made_from import MadeFrom
 from refusal_lightning.stages.analyze.inputs import AnalysisInputs, Datasets

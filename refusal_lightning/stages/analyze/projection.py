@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from refusal_lightning.directions.analysis.projection import projections, spread
-from refusal_lightning.io.serialization import digest
+from refusal_lightning.io.hashing import digest
 from refusal_lightning.stages.analyze.analysis import Analysis
 from refusal_lightning.stages.analyze.inputs import AnalysisInputs
 

@@ -26,7 +26,8 @@ from refusal_lightning.inputs.prompts import drawn_sets
 from refusal_lightning.inputs.stored_prompts import StoredPrompts
 from refusal_lightning.io.console import is_main_process
 from refusal_lightning.io.files import write_bytes
-from refusal_lightning.io.serialization import digest, write_json, write_table
+from refusal_lightning.io.hashing import digest
+from refusal_lightning.io.serialization import write_json, write_table
 from refusal_lightning.report.figures.canvas import png
 from refusal_lightning.report.figures.registry import FIGURES
 from refusal_lightning.runs.folder import RunFolder

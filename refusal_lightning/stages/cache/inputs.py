@@ -31,7 +31,7 @@ from refusal_lightning.inputs.prompts import (
     repeated,
     rows_of,
 )
-from refusal_lightning.io.serialization import digest
+from refusal_lightning.io.hashing import digest
 from refusal_lightning.io.versions import package_versions
 from refusal_lightning.models import ChatModel
 from refusal_lightning.store import ActivationStore, Layout, PromptRecord

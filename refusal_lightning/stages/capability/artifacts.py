@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from refusal_lightning.interventions.registry import INTERVENTIONS
-from refusal_lightning.io.serialization import digest, write_json
+from refusal_lightning.io.hashing import digest
+from refusal_lightning.io.serialization import write_json
 from refusal_lightning.runs.folder import RunFolder
 from refusal_lightning.runs.made_from import MadeFrom, in_short, kept_aside, make_room
 from refusal_lightning.stages.capability.inputs import CapabilityInputs

@@ -13,6 +13,7 @@ from typing import Any
 from refusal_lightning.config import CapabilityConfig
 from refusal_lightning.errors import UserError
 from refusal_lightning.interventions import Intervention, intervene
+from refusal_lightning.io.text import one_line
 from refusal_lightning.models import ChatModel
 from refusal_lightning.models.engines.native import HookedModel
 from refusal_lightning.stages.capability.own_tasks import alone, refuse_functions
@@ -68,7 +69,7 @@ def run_tasks(
                 log_samples=False,
             )
     except (OSError, ValueError, KeyError, ConnectionError, TemplateError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)[:300]
         raise UserError(f"capability.tasks: {', '.join(config.tasks)} could not be run ({reason})") from error
     assert made is not None
     return {

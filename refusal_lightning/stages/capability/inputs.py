@@ -12,9 +12,8 @@ from refusal_lightning.config import CapabilityConfig, ModelConfig, RunsConfig, 
 from refusal_lightning.errors import UserError
 from refusal_lightning.inputs.model import open_model
 from refusal_lightning.interventions.registry import INTERVENTIONS, KeyedIntervention, build_intervention
-from refusal_lightning.io.serialization import digest
+from refusal_lightning.io.hashing import digest, file_digest
 from refusal_lightning.models import ChatModel
-from refusal_lightning.models.fingerprint import file_digest
 from refusal_lightning.runs.folder import RunFolder, SelectedDirection
 from refusal_lightning.stages.capability.harness import open_tasks
 

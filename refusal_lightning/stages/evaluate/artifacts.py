@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from refusal_lightning.interventions.registry import INTERVENTIONS
-from refusal_lightning.io.serialization import digest, write_json
+from refusal_lightning.io.hashing import digest
+from refusal_lightning.io.serialization import write_json
 from refusal_lightning.judges.registry import judges_made_from
 from refusal_lightning.runs.folder import RunFolder
 from refusal_lightning.runs.made_from import MadeFrom, in_short, make_room

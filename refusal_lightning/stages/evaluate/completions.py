@@ -18,7 +18,8 @@ from refusal_lightning.inputs.prompts import PromptSet
 from refusal_lightning.interventions import Intervention
 from refusal_lightning.interventions.registry import KeyedIntervention
 from refusal_lightning.io.console import is_main_process
-from refusal_lightning.io.serialization import digest, write_json
+from refusal_lightning.io.hashing import digest
+from refusal_lightning.io.serialization import write_json
 from refusal_lightning.models import ChatModel
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from refusal_lightning.inputs.loss_texts import ScoredText, own_completions
 from refusal_lightning.interventions import BASELINE
 from refusal_lightning.interventions.registry import KeyedIntervention, build_intervention
 from refusal_lightning.io.console import is_main_process
-from refusal_lightning.io.serialization import digest
+from refusal_lightning.io.hashing import digest
 from refusal_lightning.judges.comparison import compare_evaluations
 from refusal_lightning.judges.rates import evaluate_completions
 from refusal_lightning.judges.response_cache import ResponseCache

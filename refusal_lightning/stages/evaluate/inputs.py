@@ -14,7 +14,7 @@ from refusal_lightning.inputs.loss_texts import ScoredText, read_loss_sets
 from refusal_lightning.inputs.model import open_model
 from refusal_lightning.interventions.registry import INTERVENTIONS
 from refusal_lightning.io.console import is_main_process
-from refusal_lightning.io.serialization import digest
+from refusal_lightning.io.hashing import digest
 from refusal_lightning.judges.config import JudgeSettings
 from refusal_lightning.judges.registry import judges_by_name
 from refusal_lightning.judges.verdict import Judge

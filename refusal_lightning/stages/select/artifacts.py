@@ -22,9 +22,9 @@ from refusal_lightning.directions.selection.uncertainty import uncertainty
 from refusal_lightning.doctor.hook_proof import HookProof
 from refusal_lightning.inputs.prompts import Filtered
 from refusal_lightning.io.files import write_bytes, write_text
-from refusal_lightning.io.serialization import digest, write_json
+from refusal_lightning.io.hashing import digest, file_digest
+from refusal_lightning.io.serialization import write_json
 from refusal_lightning.models import ChatModel
-from refusal_lightning.models.fingerprint import file_digest
 from refusal_lightning.report.figures.registry import draw_all, figures_of
 from refusal_lightning.report.figures.scores import ScoredCandidates
 from refusal_lightning.report.summary import BY_HAND, BY_THE_RULES

@@ -19,7 +19,7 @@ from refusal_lightning.distributed.journal import Journal, Record
 from refusal_lightning.distributed.predict import PredictLoop, run_journaled
 from refusal_lightning.inputs.prompts import PromptSet
 from refusal_lightning.io.console import is_main_process
-from refusal_lightning.io.serialization import digest
+from refusal_lightning.io.hashing import digest
 from refusal_lightning.models import ChatModel
 from refusal_lightning.stages.select.kept_results import KeptResults
 from refusal_lightning.store import ActivationStore

@@ -11,7 +11,7 @@ from refusal_lightning.directions.selection.choose import select as choose
 from refusal_lightning.directions.selection.filters import Thresholds
 from refusal_lightning.directions.selection.partial_table import StagedTable, undecided
 from refusal_lightning.errors import UserError
-from refusal_lightning.models.fingerprint import file_digest
+from refusal_lightning.io.hashing import file_digest
 
 
 def replay_choice(path: str, config: SelectConfig, as_json: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -38,7 +37,7 @@ from refusal_lightning.inputs.prompts import drawn_sets
 from refusal_lightning.inputs.refusal_tokens import settle_refusal_tokens
 from refusal_lightning.inputs.stored_logits import StoredLogits
 from refusal_lightning.io.console import is_main_process
-from refusal_lightning.io.serialization import digest
+from refusal_lightning.io.hashing import digest, sha256_of
 from refusal_lightning.io.versions import other_versions
 from refusal_lightning.models import ChatModel
 from refusal_lightning.runs.folder import RunFolder
@@ -139,7 +138,7 @@ def _select_one(estimator: str, run: RunFolder, inputs: Inputs) -> None:
     harmful, harmless = kept["harmful_val"].prompts, kept["harmless_val"].prompts
     depends_on = {
         "score_version": SCORE_VERSION,
-        "directions_sha256": hashlib.sha256(directions.tobytes()).hexdigest(),
+        "directions_sha256": sha256_of(directions.tobytes()),
         "harmful": harmful.hashes,
         "harmless": harmless.hashes,
         "refusal_tokens": chat.refusal_ids,

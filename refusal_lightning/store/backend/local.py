@@ -1,4 +1,4 @@
-"""Files and objects by key: the same few operations on a local disk and on any URL that fsspec knows."""
+"""Files and objects by key: the same few operations on a local disk and at a URL."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from refusal_lightning.io.files import replacing, sync_folder
 from refusal_lightning.store.backend import owner
 from refusal_lightning.store.backend.os_errors import translate_os_errors
 from refusal_lightning.store.backend.protocol import ObjectReader, Range
@@ -48,22 +49,10 @@ class LocalBackend:
 
     def write(self, key: str, parts: Iterable[list[Any]]) -> None:
         path = self.root / key
-        partial = _partial(path)
         with translate_os_errors(self.url, key):
             _make_folder(path.parent)
-            fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            try:
-                try:
-                    _write_parts(fd, parts)
-                    os.fsync(fd)
-                finally:
-                    os.close(fd)
-                partial.replace(path)
-            except BaseException:
-                with suppress(OSError):
-                    partial.unlink()
-                raise
-            _fsync_folder(path.parent)
+            with replacing(path, _partial(path)) as file:
+                _write_parts(file.fileno(), parts)
 
     def create(self, key: str, data: bytes) -> bool:
         path = self.root / key
@@ -87,7 +76,7 @@ class LocalBackend:
                     raise
             finally:
                 partial.unlink(missing_ok=True)
-            _fsync_folder(path.parent)
+            sync_folder(path.parent)
         return True
 
     def sizes(self, folder: str) -> dict[str, int | None]:
@@ -220,7 +209,7 @@ def _make_folder(folder: Path) -> None:
     if not folder.is_dir():
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
-        _fsync_folder(folder.parent)
+        sync_folder(folder.parent)
 
 
 def _write_parts(fd: int, parts: Iterable[list[Any]]) -> None:
@@ -243,13 +232,3 @@ def _write_together(fd: int, buffers: list[Any]) -> int:
         while len(rest):
             rest = rest[os.write(fd, rest) :]
     return total
-
-
-def _fsync_folder(folder: Path) -> None:
-    """A rename survives a power loss only once its folder is on the disk; some file systems cannot be asked to."""
-    with suppress(OSError):
-        fd = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)

@@ -24,5 +24,7 @@ def open_backend(url: str | Path, storage_options: Mapping[str, Any] | None = No
             raise UserError("activation store: the path is empty")
         return LocalBackend(Path(text).expanduser())
     from refusal_lightning.store.backend.remote import RemoteBackend
+    from refusal_lightning.store.backend.url_options import open_bucket
 
-    return RemoteBackend(text, dict(storage_options or {}))
+    text = text.rstrip("/")
+    return RemoteBackend(text, *open_bucket(text, storage_options or {}))

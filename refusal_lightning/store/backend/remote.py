@@ -1,112 +1,114 @@
-"""Objects at a URL, through zarr's fsspec store."""
+"""Objects at a URL, through obstore."""
 
 from __future__ import annotations
 
-import asyncio
 import bisect
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, TypeVar
-
-from zarr.abc.store import RangeByteRequest
-from zarr.core.buffer import default_buffer_prototype
-from zarr.core.sync import sync
-from zarr.storage import FsspecStore
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.store.backend.protocol import ObjectReader, Range
 from refusal_lightning.store.errors import StoreError
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
 
-_SCHEMES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "sftp", "ssh", "memory")
-"""Places that objects can be written to. Others of fsspec's run or unpack what they are told to, or only read."""
-_TOGETHER = 16
-"""Requests in flight at once."""
+WHOLE_BYTES = 64 << 20
+"""Objects up to this size go up in one request; larger ones in parts, a few at once."""
+PART_BYTES, _PARTS_AT_ONCE = 16 << 20, 4
+_NO_CREDENTIALS = "169.254.169.254"
+"""Whom obstore asks for credentials where there are none, on whatever machine it runs."""
+_TAIL_BYTES = 1 << 16
+"""Bytes that are asked for as an object is opened: its end, where a shard's index stands, comes with its size."""
 _CONFLICTS, _CONFLICT_PAUSE = 6, 0.1
 """S3 answers 409 to a conditional PUT beside another request for the key: it is to be sent again."""
-_UNKNOWN = ("NotImplemented", "InvalidArgument", "501")
+_NO_CONDITIONS = ("NotImplemented", "InvalidArgument", "501")
 """What endpoints that do not know If-None-Match say to it."""
 
 
 class RemoteBackend:
     """Objects under a URL. A PUT is atomic on object storage."""
 
-    def __init__(self, url: str, storage_options: dict[str, Any]) -> None:
-        self.url = url.rstrip("/")
-        scheme = url.partition("://")[0]
-        if scheme not in _SCHEMES:
-            raise UserError(f"a store cannot be kept at {scheme}://; known are {', '.join(_SCHEMES)}")
-        try:
-            self._store = FsspecStore.from_url(self.url, storage_options=storage_options)
-        except ImportError as error:
-            raise UserError(f"{scheme}:// stores need a package that is not installed: {error}") from error
-        except (ValueError, TypeError) as error:
-            raise UserError(f"store {url} cannot be opened: {error}") from error
+    def __init__(self, url: str, store: ObjectStore, prefix: str) -> None:
+        """``store`` is a bucket or container, ``prefix`` the place in it."""
+        self.url, self._store, self._prefix = url, store, prefix
 
     def read(self, key: str) -> bytes | None:
-        buffer = self._run(self._store.get(key, default_buffer_prototype()), key)
-        return None if buffer is None else buffer.to_bytes()
+        with self._translated(key):
+            try:
+                return self._store.get(self._path(key)).bytes().to_bytes()
+            except FileNotFoundError:
+                return None
 
     def open(self, key: str) -> AbstractContextManager[ObjectReader]:
         return _RemoteReader(self, key)
 
     def write(self, key: str, parts: Iterable[list[Any]]) -> None:
-        data = b"".join(memoryview(buffer).cast("B") for buffers in parts for buffer in buffers)
-        buffer = default_buffer_prototype().buffer.from_bytes(data)
-        try:
-            self._run(self._store.set(key, buffer), key)
-        except FileNotFoundError as error:
-            raise UserError(f"store {self.url} cannot be written: {error}; does the bucket exist?") from error
+        buffers = (memoryview(buffer).cast("B") for some in parts for buffer in some)
+        with self._translated(key, writes=True):
+            body = _body(buffers)
+            if isinstance(body, bytes):
+                self._store.put(self._path(key), body, use_multipart=False)
+            else:
+                self._store.put(self._path(key), body, chunk_size=PART_BYTES, max_concurrency=_PARTS_AT_ONCE)
 
     def create(self, key: str, data: bytes) -> bool:
-        async def put() -> bool:
-            for attempt in range(_CONFLICTS):
-                try:
-                    await self._store.fs._pipe_file(f"{self._store.path}/{key}", data, mode="create")
-                    return True
-                except FileExistsError:
-                    return False
-                except OSError as error:
-                    if attempt == _CONFLICTS - 1 or "ConditionalRequestConflict" not in _said(error):
-                        raise
-                    await asyncio.sleep(_CONFLICT_PAUSE * 2**attempt)
-            return False
-
         try:
-            return bool(self._run(put(), key))
-        except FileNotFoundError as error:
-            raise UserError(f"store {self.url} cannot be written: {error}; does the bucket exist?") from error
+            for attempt in range(_CONFLICTS):
+                if self._put_new(key, data):
+                    return True
+                if self.size(key) is not None:
+                    return False
+                time.sleep(_CONFLICT_PAUSE * 2**attempt)
+            raise StoreError(f"store {self.url}: {key!r} could not be put beside another request for it; start again")
         except StoreError as error:
-            if any(word in _said(error) for word in _UNKNOWN):
+            if any(word in str(error) for word in _NO_CONDITIONS):
                 raise UserError(
-                    f"store {self.url}: the endpoint refuses If-None-Match ({error.__cause__}), without which two jobs "
-                    "could plan the same rows; choose an endpoint that knows it (AWS S3, GCS, MinIO do), or a disk"
+                    f"store {self.url}: the endpoint does not take If-None-Match ({_line(error.__cause__)}), without "
+                    "which two jobs could plan the same rows; choose an endpoint that knows it (AWS S3, GCS, MinIO "
+                    "do), or a disk"
                 ) from error
             raise
 
+    def _put_new(self, key: str, data: bytes) -> bool:
+        from obstore.exceptions import AlreadyExistsError
+
+        with self._translated(key, writes=True):
+            try:
+                self._store.put(self._path(key), data, mode="create")
+                return True
+            except AlreadyExistsError:
+                return False
+
     def sizes(self, folder: str) -> dict[str, int | None]:
-        return {name: size for name, size, is_file in self._listing(folder) if is_file}
+        return {meta["path"].rpartition("/")[2]: meta["size"] for meta in self._listing(folder)["objects"]}
 
     def folders(self, folder: str) -> list[str]:
-        return [name for name, _, is_file in self._listing(folder) if not is_file]
+        return [prefix.rstrip("/").rpartition("/")[2] for prefix in self._listing(folder)["common_prefixes"]]
 
-    def _listing(self, folder: str) -> list[tuple[str, int | None, bool]]:
-        async def ls() -> list[dict[str, Any]]:
-            path = f"{self._store.path}/{folder}".rstrip("/")
+    def _listing(self, folder: str) -> Any:
+        from obstore.exceptions import GenericError
+
+        with self._translated(folder):
             try:
-                return list(await self._store.fs._ls(path, detail=True, refresh=True))
-            except FileNotFoundError:
-                return []
-
-        entries = self._run(ls(), folder)
-        return [(e["name"].rstrip("/").rpartition("/")[2], e.get("size"), e["type"] == "file") for e in entries]
+                return self._store.list_with_delimiter(self._path(folder))
+            except (FileNotFoundError, GenericError) as error:
+                if isinstance(error, GenericError) and "404 Not Found" not in str(error):
+                    raise
+                return {"objects": [], "common_prefixes": []}  # no such bucket, which writing says
 
     def delete(self, key: str) -> None:
-        self._run(self._store.delete(key), key)
+        with self._translated(key), suppress(FileNotFoundError):
+            self._store.delete(self._path(key))
 
     def delete_folder(self, folder: str) -> None:
-        self._run(self._store.delete_dir(folder), folder)
+        with self._translated(folder):
+            for metas in self._store.list(self._path(folder)):
+                self._store.delete([meta["path"] for meta in metas])
 
     def free_bytes(self) -> int | None:
         return None
@@ -115,85 +117,106 @@ class RemoteBackend:
         return []
 
     def size(self, key: str) -> int | None:
+        with self._translated(key):
+            try:
+                return int(self._store.head(self._path(key))["size"])
+            except FileNotFoundError:
+                return None
+
+    def tail(self, key: str) -> tuple[int, memoryview]:
+        """(size, last bytes) of an object. Raises FileNotFoundError."""
+        from obstore.exceptions import GenericError, NotSupportedError
+
+        with self._translated(key):
+            try:
+                found = self._store.get(self._path(key), options={"range": {"suffix": _TAIL_BYTES}})
+                return found.meta["size"], memoryview(found.bytes())
+            except (GenericError, NotSupportedError) as error:  # Azure gives no ends, and S3 none of an empty object
+                with suppress(GenericError):  # which says less than the first: a HEAD's answer has no words
+                    return int(self._store.head(self._path(key))["size"]), memoryview(b"")
+                raise error
+
+    def ranges(self, key: str, ranges: Sequence[Range]) -> list[memoryview]:
+        """Parts of an object, requested together: what is near each other in one request. Raises FileNotFoundError."""
+        starts, ends = [start for start, _ in ranges], [stop for _, stop in ranges]
+        with self._translated(key):
+            return [memoryview(part) for part in self._store.get_ranges(self._path(key), starts=starts, ends=ends)]
+
+    def _path(self, key: str) -> str:
+        return f"{self._prefix}/{key}".strip("/")
+
+    @contextmanager
+    def _translated(self, key: str, *, writes: bool = False) -> Iterator[None]:
+        """Errors in the words of a person who wants to continue. FileNotFoundError passes when reading."""
+        from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+
         try:
-            return int(self._run(self._store.getsize(key), key))
-        except FileNotFoundError:
-            return None
-
-    def ranges(self, key: str, ranges: Sequence[Range]) -> list[bytes]:
-        """Parts of an object, requested together."""
-
-        async def get() -> list[bytes]:
-            limit = asyncio.Semaphore(_TOGETHER)
-
-            async def one(part: Range) -> bytes:
-                async with limit:
-                    buffer = await self._store.get(key, default_buffer_prototype(), RangeByteRequest(*part))
-                if buffer is None:
-                    raise FileNotFoundError(key)
-                return buffer.to_bytes()
-
-            return list(await asyncio.gather(*(one(part) for part in ranges)))
-
-        return self._run(get(), key)
-
-    def _run(self, coroutine: Any, key: str) -> Any:
-        try:
-            return sync(coroutine)
-        except (FileNotFoundError, FileExistsError):
-            raise
-        except PermissionError as error:
-            raise UserError(f"store {self.url}: access denied ({error}); check the credentials") from error
-        except Exception as error:
-            name = type(error).__name__
-            raise StoreError(f"store {self.url}: request for {key!r} failed: {name}: {error}") from error
+            yield
+        except FileNotFoundError as error:
+            if not writes:
+                raise
+            raise UserError(f"store {self.url} cannot be written: {_line(error)}; does the bucket exist?") from error
+        except (PermissionDeniedError, UnauthenticatedError) as error:
+            raise UserError(f"store {self.url}: access denied ({_line(error)}); check the credentials") from error
+        except BaseError as error:
+            said = _line(error)
+            if _NO_CREDENTIALS in said:
+                raise UserError(f"store {self.url}: no credentials were found ({said})") from error
+            if "incorrectly configured region" in said:
+                raise UserError(
+                    f"store {self.url}: the bucket is in another region ({said}); give it as AWS_REGION, or as "
+                    "store.options: {region: …}"
+                ) from error
+            raise StoreError(f"store {self.url}: request for {key!r} failed: {said}") from error
 
 
 class _RemoteReader:
-    """An object read in parts: what is named ahead is fetched together, neighbours in one request."""
+    """An object read in parts: its end comes with its size, and what is named ahead is fetched together."""
 
     def __init__(self, backend: RemoteBackend, key: str) -> None:
         self._backend, self._key = backend, key
-        size = backend.size(key)
-        if size is None:
-            raise FileNotFoundError(key)
-        self.size = size
-        self._parts: dict[Range, bytes] = {}
-        self._ordered: list[Range] = []
+        self.size, self._tail = backend.tail(key)
+        self._starts: list[int] = []
+        self._parts: list[tuple[Range, memoryview]] = []
 
     def __enter__(self) -> _RemoteReader:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._parts = {}
+        self._parts = []
 
     def prefetch(self, ranges: Sequence[Range]) -> None:
-        self._ordered = _merge(ranges)
-        self._parts = dict(zip(self._ordered, self._backend.ranges(self._key, self._ordered), strict=True))
+        ordered = sorted(ranges)
+        self._starts = [start for start, _ in ordered]
+        self._parts = list(zip(ordered, self._backend.ranges(self._key, ordered), strict=True))
 
     def read(self, start: int, stop: int, scratch: bytearray) -> Any:
-        place = bisect.bisect_right(self._ordered, start, key=lambda part: part[0]) - 1
-        if place >= 0 and stop <= self._ordered[place][1]:
-            part = self._ordered[place]
-            return memoryview(self._parts[part])[start - part[0] : stop - part[0]]
-        return memoryview(self._backend.ranges(self._key, [(start, stop)])[0])
+        tail_start = self.size - len(self._tail)
+        if start >= tail_start:
+            return self._tail[start - tail_start : stop - tail_start]
+        place = bisect.bisect_right(self._starts, start) - 1
+        if place >= 0:
+            (first, last), part = self._parts[place]
+            if stop <= last:
+                return part[start - first : stop - first]
+        return self._backend.ranges(self._key, [(start, stop)])[0]
 
 
-def _merge(ranges: Sequence[Range], most: int = 64 << 20) -> list[Range]:
-    """Neighbouring ranges joined, up to ``most`` bytes each."""
-    merged: list[Range] = []
-    for start, stop in sorted(ranges):
-        if merged and start <= merged[-1][1] and stop - merged[-1][0] <= most:
-            merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
-        else:
-            merged.append((start, stop))
-    return merged
+def _body(buffers: Iterator[memoryview]) -> bytes | Iterator[memoryview]:
+    """What is put: the joined bytes of a small object, an iterator over a large one's buffers."""
+    first: list[memoryview] = []
+    size = 0
+    for buffer in buffers:
+        first.append(buffer)
+        size += len(buffer)
+        if size > WHOLE_BYTES:
+            return chain(first, buffers)
+    return b"".join(first)
 
 
-def _said(error: BaseException | None) -> str:
-    """All that an error and its causes say: fsspec passes on the words of an endpoint, and only sometimes its code."""
-    words = []
-    while error is not None:
-        words.append(f"{type(error).__name__} {error} {getattr(error, 'response', '')}")
-        error = error.__cause__
-    return " ".join(words)
+def _line(error: BaseException | None) -> str:
+    """One line of an error: what obstore says, and of the endpoint's XML the code and the message."""
+    text = str(error).partition("\n\nDebug source")[0]
+    said = ": ".join(re.findall(r"<(?:Code|Message)>(.*?)</", text))
+    first = re.split(r"<[?!a-zA-Z]", text)[0].partition("\n")[0]
+    return f"{first.rstrip(': ')}: {said}" if said else first.rstrip(": ")
