@@ -224,3 +224,17 @@ def test_unforeseen_errors_exit_with_1(capsys, monkeypatch):
     monkeypatch.setattr(stage, "cache", explode)
     assert main(["cache"]) == 1
     assert "RuntimeError: two lines" in capsys.readouterr().err
+
+
+def test_the_flags_of_one_command(capsys):
+    assert "--json goes with --from-scores" in _fails(capsys, "select", "--json")
+    assert "unrecognized arguments: --from-scores" in _fails(capsys, "analyze", "--from-scores", "table.json")
+    assert "score table nowhere.json cannot be read" in _fails(capsys, "select", "--from-scores", "nowhere.json")
+
+
+@pytest.mark.parametrize("command", ALL_COMMANDS)
+def test_every_help_has_the_flags_for_all(command, capsys):
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    assert "--plugins FILE" in (text := " ".join(capsys.readouterr().out.split()))
+    assert "--debug" in text
