@@ -17,6 +17,7 @@ from refusal_lightning.cli.parsing import load, parse
 from refusal_lightning.errors import UserError
 from refusal_lightning.io.console import messages_to_console, process_name
 from refusal_lightning.io.files import full_disk
+from refusal_lightning.io.text import one_line
 from refusal_lightning.plugins import MEND, line_in_plugin, load_plugins
 
 _INTERRUPTED = "interrupted; go on with the same command"
@@ -64,7 +65,7 @@ def _explained(error: Exception) -> tuple[str, int]:
         return str(error), 2
     if isinstance(error, OSError) and (full := full_disk(error)):
         return full, 1
-    text = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
+    text = f"{type(error).__name__}: {one_line(error) or 'no message'}"
     if line := line_in_plugin(error):
         return f"{line}: {text}; {MEND}", 2
     return f"{text} (run again with --debug for the traceback)", 1
