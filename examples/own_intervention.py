@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from refusal_lightning.interventions import Intervention
+from refusal_lightning.interventions import Intervention, KeyedIntervention
 from refusal_lightning.interventions.intervention import unit_direction
-from refusal_lightning.interventions.registry import INTERVENTIONS, InterventionSpec, KeyedIntervention
+from refusal_lightning.interventions.registry import INTERVENTIONS, InterventionSpec
 
 
 def late_ablation(direction: Tensor, layer: int, role: str) -> KeyedIntervention:

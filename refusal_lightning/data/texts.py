@@ -1,27 +1,19 @@
-"""Texts to measure loss on: plain ones, or instructions with their answers; sets by name, files, sets on the Hub."""
+"""Texts to measure loss on, plain ones or instructions with their answers: of rows, of files, streamed from the Hub."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from refusal_lightning.data.files import write_whole
-from refusal_lightning.data.hub import PREFIX, HubSet, hub_rows, load_hub, parse_hub
-from refusal_lightning.data.sources import SOURCES
-from refusal_lightning.data.tables import is_table, read_table, require_whole
+from refusal_lightning.data.hub import HubSet, hub_rows
+from refusal_lightning.data.tables import read_table, require_whole
 from refusal_lightning.errors import UserError
 from refusal_lightning.io.hashing import sha256_of
-from refusal_lightning.registry import Registry
-
-PILE = HubSet("monology/pile-uncopyrighted", None, "train")
-ALPACA_FILE = "raw/alpaca_data.json"
-"""Where `data prepare` puts Alpaca with its answers."""
-SHUFFLE_SEED = 42
-"""The authors shuffle Alpaca with it before they take its first rows."""
 
 # The columns that may hold each part, the likeliest first.
 _TEXT = ("text",)
@@ -50,81 +42,18 @@ class TextRequest:
     """A folder in which streamed texts are kept, so that they are asked for once."""
 
 
-@dataclass(frozen=True)
-class LossSet:
-    """A set of texts that has a name of its own."""
-
-    label: str
-    """What tables call it."""
-    load: Callable[[TextRequest], list[Text]] | None
-    """Gives its texts, and raises UserError; None: they are the baseline's own completions of the harmless sets."""
-
-
-def load_texts(
-    name: str,
-    count: int,
-    root: str | Path,
-    *,
-    columns: Mapping[str, str] | None = None,
-    kept: Path | None = None,
-) -> list[Text]:
-    """The first ``count`` texts of a set, fewer where it has fewer.
-
-    ``name`` is one of ``LOSS_SETS``, a file (.json, .jsonl, .csv, .parquet, .txt) or
-    ``hub:org/name[@revision][:config][:split]``, which is streamed; for the rest see ``TextRequest``. Raises UserError.
-    """
-    request = TextRequest(count, Path(root), columns, kept)
-    known = {known: one.load for known, one in LOSS_SETS.items() if one.load is not None}
-    if name in known:
-        return known[name](request)
-    if name.startswith(PREFIX):
-        return _streamed(parse_hub(name), request)
-    if is_table(name):
-        return _from_file(Path(name).expanduser(), request)
-    raise UserError(f"texts {name!r} are neither {' nor '.join(known)}, nor a file, nor hub:org/name:config:split")
-
-
-def _from_file(path: Path, request: TextRequest) -> list[Text]:
+def texts_from_file(path: Path, request: TextRequest) -> list[Text]:
+    """The rows of a table, or the lines of a text file. Raises UserError."""
     try:
         table = read_table(path)
     except FileNotFoundError:
         raise UserError(f"dataset file {path} does not exist") from None
-    lines = path.suffix.lower() == ".txt"
-    return _texts(table[: request.count], f"dataset file {path}", {"text": "instruction"} if lines else request.columns)
+    columns = {"text": "instruction"} if path.suffix.lower() == ".txt" else request.columns  # a text file's lines
+    return texts_of(table[: request.count], f"dataset file {path}", columns)
 
 
-def _pile(request: TextRequest) -> list[Text]:
-    return _streamed(PILE, request)
-
-
-def _alpaca(request: TextRequest) -> list[Text]:
-    """Alpaca's rows without input, in the authors' order."""
-    import datasets
-
-    path, hub = request.root / ALPACA_FILE, SOURCES["alpaca"].hub
-    rows: list[Any] = read_table(path) if path.is_file() or hub is None else load_hub(hub)
-    shuffled = datasets.Dataset.from_list(rows).shuffle(seed=SHUFFLE_SEED)
-    chosen = itertools.islice((row for row in shuffled if not row["input"].strip()), request.count)
-    return _texts(chosen, "Alpaca", {"instruction": "instruction", "response": "output"})
-
-
-LOSS_SETS: Registry[LossSet] = Registry(
-    "set of texts",
-    {
-        "pile": LossSet("pile", _pile),
-        "alpaca": LossSet("alpaca", _alpaca),
-        "alpaca_custom_completions": LossSet("own harmless answers", None),  # the authors' key in loss_evals
-    },
-)
-"""The texts that a configuration may name, beside files and sets on the Hub."""
-
-
-def of_the_baseline(name: str) -> bool:
-    """Whether a set's texts are the baseline's own completions, which are there once they were made."""
-    return name in LOSS_SETS and LOSS_SETS[name].load is None
-
-
-def _streamed(hub: HubSet, request: TextRequest) -> list[Text]:
+def streamed_texts(hub: HubSet, request: TextRequest) -> list[Text]:
+    """The rows of a set on the Hub, no more than are wanted; kept where the request says so. Raises UserError."""
     columns, kept = request.columns, request.kept
     place = None if kept is None else kept / f"{_file_name(hub, columns)}-{request.count}.jsonl"
     if place is not None and place.is_file():
@@ -136,7 +65,7 @@ def _streamed(hub: HubSet, request: TextRequest) -> list[Text]:
             lines = (json.dumps({column: row.get(column) for column in wanted}) for row in rows)
             place.parent.mkdir(parents=True, exist_ok=True)
             write_whole(place, "".join(f"{line}\n" for line in lines).encode())
-    return _texts(rows, f"dataset {hub}", columns)
+    return texts_of(rows, f"dataset {hub}", columns)
 
 
 def _file_name(hub: HubSet, columns: Mapping[str, str] | None) -> str:
@@ -146,7 +75,11 @@ def _file_name(hub: HubSet, columns: Mapping[str, str] | None) -> str:
     return f"{readable}-{sha256_of(json.dumps(parts).encode())[:16]}"
 
 
-def _texts(rows: Iterable[Any], source: str, columns: Mapping[str, str] | None) -> list[Text]:
+def texts_of(rows: Iterable[Any], source: str, columns: Mapping[str, str] | None) -> list[Text]:
+    """Rows with a text, or an instruction and its response, in the given columns or those of usual names.
+
+    ``source`` is what messages call them. Raises UserError.
+    """
     rows = list(rows)
     found = _columns(rows, source, columns)
     texts = []

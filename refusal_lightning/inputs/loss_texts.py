@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from refusal_lightning.config import DataConfig, EvaluateConfig, LossMask, SetConfig
-from refusal_lightning.data.texts import Text, load_texts, of_the_baseline
+from refusal_lightning.data.loss_sets import load_texts, of_the_baseline
+from refusal_lightning.data.texts import Text
 from refusal_lightning.errors import UserError
 from refusal_lightning.inputs.prompts import plain_name
 from refusal_lightning.models import ChatModel

@@ -3,6 +3,7 @@
 from refusal_lightning.interventions.intervention import (
     BASELINE,
     Intervention,
+    KeyedIntervention,
     ablation,
     addition,
     intervene,
@@ -14,6 +15,7 @@ from refusal_lightning.interventions.skip import skip_blocks
 __all__ = [
     "BASELINE",
     "Intervention",
+    "KeyedIntervention",
     "RowInterventions",
     "ablation",
     "addition",

@@ -41,6 +41,14 @@ class Intervention:
     """What acts at every write; where a model writes unseen, it is put wherever the stream can be reached as well."""
 
 
+@dataclass(frozen=True)
+class KeyedIntervention:
+    """An intervention, and what results under it depend on, as JSON takes it: their keys are made of that."""
+
+    intervention: Intervention
+    depends_on: Sequence[Any] = ()
+
+
 BASELINE = Intervention("baseline", lambda n_layers: ())
 
 

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
-from refusal_lightning.interventions.intervention import BASELINE, Intervention, ablation, addition
+from refusal_lightning.interventions.intervention import BASELINE, KeyedIntervention, ablation, addition
 from refusal_lightning.registry import Registry
-
-
-@dataclass(frozen=True)
-class KeyedIntervention:
-    """An intervention, and what results under it depend on, as JSON takes it: their keys are made of that."""
-
-    intervention: Intervention
-    depends_on: Sequence[Any] = ()
 
 
 @dataclass(frozen=True)

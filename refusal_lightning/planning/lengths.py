@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from refusal_lightning.config import CacheConfig, DataConfig, EvaluateConfig, PlanConfig
+from refusal_lightning.data.loss_sets import of_the_baseline
 from refusal_lightning.data.tables import is_table
-from refusal_lightning.data.texts import of_the_baseline
 from refusal_lightning.inputs.activations import records_of
 from refusal_lightning.inputs.evaluation_sets import evaluation_sets
 from refusal_lightning.inputs.loss_texts import read_loss_sets, text_source

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from refusal_lightning.data.datasets import ROLES
-from refusal_lightning.data.texts import LOSS_SETS
+from refusal_lightning.data.loss_sets import LOSS_SETS
 from refusal_lightning.interventions import BASELINE
 from refusal_lightning.interventions.registry import in_columns, label_of
 from refusal_lightning.runs.folder import RunFolder

@@ -9,7 +9,9 @@ import datasets
 import pytest
 
 from refusal_lightning.data import hub, texts
-from refusal_lightning.data.texts import ALPACA_FILE, LOSS_SETS, LossSet, Text, load_texts, of_the_baseline
+from refusal_lightning.data.alpaca import ALPACA_FILE
+from refusal_lightning.data.loss_sets import LOSS_SETS, LossSet, load_texts, of_the_baseline
+from refusal_lightning.data.texts import Text
 from refusal_lightning.errors import UserError
 
 

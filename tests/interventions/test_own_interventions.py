@@ -13,11 +13,10 @@ from tiny_models import D_MODEL
 from torch import Tensor
 
 from refusal_lightning.cli import main
-from refusal_lightning.interventions import ablation, addition
+from refusal_lightning.interventions import KeyedIntervention, ablation, addition
 from refusal_lightning.interventions.registry import (
     INTERVENTIONS,
     InterventionSpec,
-    KeyedIntervention,
     build_intervention,
     in_columns,
     label_of,

@@ -11,7 +11,8 @@ from typing import Any
 from refusal_lightning.config import CapabilityConfig, ModelConfig, RunsConfig, TrainerConfig
 from refusal_lightning.errors import UserError
 from refusal_lightning.inputs.model import open_model
-from refusal_lightning.interventions.registry import INTERVENTIONS, KeyedIntervention, build_intervention
+from refusal_lightning.interventions import KeyedIntervention
+from refusal_lightning.interventions.registry import INTERVENTIONS, build_intervention
 from refusal_lightning.io.hashing import digest, file_digest
 from refusal_lightning.models import ChatModel
 from refusal_lightning.runs.folder import RunFolder, SelectedDirection

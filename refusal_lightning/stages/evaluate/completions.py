@@ -15,8 +15,7 @@ from refusal_lightning.config import TrainerConfig
 from refusal_lightning.distributed.journal import Journal, Record
 from refusal_lightning.distributed.predict import PredictLoop, run_journaled
 from refusal_lightning.inputs.prompts import PromptSet
-from refusal_lightning.interventions import Intervention
-from refusal_lightning.interventions.registry import KeyedIntervention
+from refusal_lightning.interventions import Intervention, KeyedIntervention
 from refusal_lightning.io.console import is_main_process
 from refusal_lightning.io.hashing import digest
 from refusal_lightning.io.serialization import write_json

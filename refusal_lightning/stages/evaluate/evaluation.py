@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from refusal_lightning.data.datasets import ROLES
-from refusal_lightning.data.texts import of_the_baseline
+from refusal_lightning.data.loss_sets import of_the_baseline
 from refusal_lightning.doctor.hook_proof import HookProof
 from refusal_lightning.inference.sampling import Sampling
 from refusal_lightning.inputs.evaluation_sets import EvaluationSet
 from refusal_lightning.inputs.loss_texts import ScoredText, own_completions
-from refusal_lightning.interventions import BASELINE
-from refusal_lightning.interventions.registry import KeyedIntervention, build_intervention
+from refusal_lightning.interventions import BASELINE, KeyedIntervention
+from refusal_lightning.interventions.registry import build_intervention
 from refusal_lightning.io.console import is_main_process
 from refusal_lightning.io.hashing import digest
 from refusal_lightning.judges.comparison import compare_evaluations

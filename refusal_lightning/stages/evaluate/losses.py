@@ -14,8 +14,7 @@ from refusal_lightning.config import LossMask, TrainerConfig
 from refusal_lightning.distributed.journal import Journal, Record
 from refusal_lightning.distributed.predict import PredictLoop, run_journaled
 from refusal_lightning.inputs.loss_texts import ScoredText, loss_batches
-from refusal_lightning.interventions import Intervention
-from refusal_lightning.interventions.registry import KeyedIntervention
+from refusal_lightning.interventions import Intervention, KeyedIntervention
 from refusal_lightning.io.hashing import digest
 from refusal_lightning.models import ChatModel
 from refusal_lightning.models.tokens import left_pad
