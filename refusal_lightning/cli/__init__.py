@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from refusal_lightning import __version__
 from refusal_lightning.cli.commands import COMMANDS
 from refusal_lightning.cli.flags import HELP, take_common_flags
-from refusal_lightning.cli.parsing import load, parse
 from refusal_lightning.errors import UserError
 from refusal_lightning.io.console import messages_to_console, process_name
 from refusal_lightning.io.files import full_disk
@@ -52,6 +51,8 @@ def _run(arguments: Sequence[str]) -> int:
         return 0
     _stop_on_notice()
     command, rest = _command(flags.rest)
+    from refusal_lightning.cli.parsing import load, parse  # what parses and checks takes longer than the overview
+
     with messages_to_console():
         load_plugins(flags.plugins)  # before the configuration is checked, which may name what they add
         target, values = parse(command, rest)

@@ -6,29 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from refusal_lightning import config
 from refusal_lightning.cli import from_scores
-from refusal_lightning.judges.config import JudgeSettings
 
 if TYPE_CHECKING:
     import jsonargparse
-
-SECTIONS: dict[str, type] = {
-    "model": config.ModelConfig,
-    "data": config.DataConfig,
-    "store": config.StoreConfig,
-    "trainer": config.TrainerConfig,
-    "runs": config.RunsConfig,
-    "cache": config.CacheConfig,
-    "select": config.SelectConfig,
-    "evaluate": config.EvaluateConfig,
-    "analyze": config.AnalyzeConfig,
-    "capability": config.CapabilityConfig,
-    "judging": JudgeSettings,
-    "doctor": config.DoctorConfig,
-    "plan": config.PlanConfig,
-}
-"""The sections of a configuration file, each a dataclass."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Any
 import jsonargparse
 import yaml
 
-from refusal_lightning.cli.commands import COMMANDS, SECTIONS
+from refusal_lightning.cli.commands import COMMANDS
 from refusal_lightning.cli.data_only import (
     require_data,
     require_no_plugins,
@@ -28,6 +28,7 @@ from refusal_lightning.cli.data_only import (
     switch_off_imports,
 )
 from refusal_lightning.cli.flags import HELP
+from refusal_lightning.cli.sections import SECTIONS
 from refusal_lightning.config import SetConfig
 from refusal_lightning.errors import UserError
 from refusal_lightning.io.text import one_line

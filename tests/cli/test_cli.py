@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from refusal_lightning import cli
 from refusal_lightning.cli import main
 from refusal_lightning.cli.commands import COMMANDS as ALL_COMMANDS
-from refusal_lightning.cli.commands import SECTIONS
+from refusal_lightning.cli.sections import SECTIONS
 from refusal_lightning.config import DataConfig
 from refusal_lightning.inputs.prompts import draw
 from refusal_lightning.io.files import write_bytes
@@ -59,7 +58,7 @@ def test_an_interrupt_that_lightning_caught(capsys, monkeypatch):
         trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
         trainer.predict(Interrupted(), DataLoader([0]))  # type: ignore[arg-type]
 
-    monkeypatch.setattr(cli, "load", lambda _: stage)
+    monkeypatch.setattr("refusal_lightning.cli.parsing.load", lambda _: stage)
     kept = signal.getsignal(signal.SIGINT)
     try:
         assert main(["cache"]) == 130
@@ -72,7 +71,7 @@ def test_a_full_disk_in_plain_words(capsys, monkeypatch, small_disk):
     def stage(**_: object) -> None:
         write_bytes(small_disk / "runs" / "result.json", bytes(8 << 20))
 
-    monkeypatch.setattr(cli, "load", lambda _: stage)
+    monkeypatch.setattr("refusal_lightning.cli.parsing.load", lambda _: stage)
     assert main(["cache"]) == 1
     said = capsys.readouterr().err
     assert (
@@ -213,6 +212,15 @@ def test_help_explains_every_key(capsys, command):
             )
             assert entry, f"{section}.{field.name} shows no type and default"
             assert len(entry.group(1).split()) > 2, f"{section}.{field.name} is not explained"
+
+
+def test_the_overview_imports_little():
+    """It is the first thing that anybody sees of the command."""
+    code = "import sys; from refusal_lightning.cli import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "COMMAND --help explains every key" in done.stdout
+    slow = {"jsonargparse", "yaml", "numpy", "torch", "refusal_lightning.config", "refusal_lightning.judges"}
+    assert not slow & set(done.stderr.split())
 
 
 def test_unforeseen_errors_exit_with_1(capsys, monkeypatch):

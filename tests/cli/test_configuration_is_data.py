@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from refusal_lightning.cli import main
-from refusal_lightning.cli.commands import COMMANDS, SECTIONS
+from refusal_lightning.cli.commands import COMMANDS
 from refusal_lightning.cli.parsing import load
+from refusal_lightning.cli.sections import SECTIONS
 
 STAGES = {name: command for name, command in COMMANDS.items() if command.sections}
 MODULE = "planted_module"
