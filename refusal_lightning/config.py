@@ -361,7 +361,7 @@ class EvaluateConfig:
     """Draw answers at random: {temperature: 1.0, top_p: 1.0, seed: 42} or some of these; null: the likeliest tokens."""
     judges: list[str] = field(default_factory=lambda: ["substring"])
     """Judges of the answers, side by side: substring (the paper's refusal phrases), llama_guard, strongreject (asked
-    over the network), llama_guard_local, harmbench (run here)."""
+    over the network), llama_guard_local, harmbench (run here), or registered ones of your own."""
     losses: list[str] = field(default_factory=lambda: ["alpaca_custom_completions"])
     """Texts whose cross-entropy loss is measured: alpaca_custom_completions (the baseline's own answers to the harmless
     sets), pile and alpaca (the paper's), files or Hub datasets with a text, or an instruction and its response."""

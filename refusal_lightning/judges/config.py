@@ -80,7 +80,8 @@ class JudgeConfig(JudgeSettings):
     completions: str
     """JSON file to judge: a list of `{"category", "prompt", "response"}`."""
     judges: list[str] = field(default_factory=lambda: ["substring"])
-    """Judges, side by side: substring, llama_guard, llama_guard_local, harmbench, strongreject."""
+    """Judges, side by side: substring, llama_guard, llama_guard_local, harmbench, strongreject, or registered ones of
+    your own."""
     out: str
     """JSON file to write: rates with intervals, agreement of the judges, and each completion with its verdicts."""
     answers: str | None = None

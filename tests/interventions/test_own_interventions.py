@@ -102,13 +102,14 @@ def test_a_run_of_a_plugin_that_is_not_here_keeps_its_columns():
 def test_keys_hold_name_direction_and_more(own):
     direction = torch.arange(D_MODEL, dtype=torch.float64)
     values = direction.tolist()
-    keys = {name: build_intervention(name, direction, 2, "harmful").depends_on for name in INTERVENTIONS}
-    assert keys == {
+    wanted = {
         "baseline": ["baseline"],
         "ablation": ["ablation", values],
         "actadd": ["actadd", values, 2, -1.0],
         "half": ["half", values, 0.5],
         "above": ["above", values, 3, -2.0],
     }
+    keys = {name: build_intervention(name, direction, 2, "harmful").depends_on for name in wanted}
+    assert keys == wanted
     assert build_intervention("actadd", direction, 2, "harmless").depends_on[-1] == 1.0
     assert build_intervention("half", direction, 2, "harmful").intervention.name == "half"

@@ -1,16 +1,15 @@
 """Judges by name: what is missing is said before anything starts, and a key goes only where it belongs."""
 
-import inspect
+import dataclasses
 import json
-import re
 from typing import Any
 
 import pytest
+from nodes import ROOT
 
-from refusal_lightning.config import EvaluateConfig
 from refusal_lightning.errors import UserError
 from refusal_lightning.judges import substring
-from refusal_lightning.judges.config import JudgeConfig, JudgeSettings
+from refusal_lightning.judges.config import JudgeSettings
 from refusal_lightning.judges.registry import JUDGES, judges_by_name, judges_made_from
 from refusal_lightning.judges.sources.local import LocalLoader, LocalModel
 from refusal_lightning.registry import Registry
@@ -30,7 +29,8 @@ def test_every_judge_has_its_own_name(monkeypatch):
     judges = judges_by_name(
         list(JUDGES), JudgeSettings(), LocalLoader(lambda name: LocalModel(lambda p, n: p, str), str)
     )
-    assert list(judges) == ["substring_matching", "llamaguard2", "llamaguard2_local", "harmbench", "strongreject"]
+    assert len(judges) == len(JUDGES)
+    assert list(judges)[:5] == ["substring_matching", "llamaguard2", "llamaguard2_local", "harmbench", "strongreject"]
     assert {judge.measures for judge in judges.values()} == {"refusal", "harm"}
     assert all(value not in repr(judges) for value in KEYS.values())
 
@@ -129,7 +129,7 @@ def test_strongreject_end_to_end(monkeypatch):
     assert request["model"] == "gpt-4o-mini"
 
 
-@pytest.mark.parametrize("name", list(JUDGES))
+@pytest.mark.parametrize("name", ["substring", "llama_guard", "llama_guard_local", "harmbench", "strongreject"])
 def test_what_verdicts_depend_on_as_it_always_was(name):
     """Runs of earlier versions are known by it: the judge's own settings, paper mode, the weights of a local model."""
     settings = JudgeSettings(paper=True)
@@ -147,8 +147,11 @@ def test_two_judges_of_one_name(monkeypatch):
     assert list(judges_by_name(["one", "one"])) == ["substring_matching"]
 
 
-def test_the_help_names_every_judge():
-    for settings in (EvaluateConfig, JudgeConfig):
-        text = re.search(r'judges: list.*?"""(.*?)"""', inspect.getsource(settings), re.DOTALL)
-        assert text
-        assert all(re.search(rf"\b{name}\b", text.group(1)) for name in JUDGES)
+@pytest.mark.parametrize("name", JUDGES)
+def test_every_judge_is_in_the_documentation(name):
+    assert f"\n| `{name}` | " in (ROOT / "docs" / "judges.md").read_text()
+
+
+@pytest.mark.parametrize("spec", JUDGES.values())
+def test_verdicts_depend_on_settings_that_there_are(spec):
+    assert {*spec.depends_on} <= {field.name for field in dataclasses.fields(JudgeSettings)}
