@@ -10,7 +10,8 @@ import pytest
 import yaml
 from nodes import ROOT
 
-from refusal_lightning import __version__
+from refusal_lightning import __version__, plugins
+from refusal_lightning.errors import UserError
 from refusal_lightning.registry import Registry
 
 DOCUMENTS = ("ARCHITECTURE.md", "CONTRIBUTING.md", "AGENTS.md")
@@ -58,12 +59,24 @@ def test_the_floors_are_those_that_are_kept():
     assert rows == [re.findall(r"\w+", layer) for layer in layers]
 
 
-def test_every_registry_is_where_the_page_on_plugins_says():
-    named = set(re.findall(r"^\| .*? \| `(refusal_lightning[\w.]+)` \|", _text("docs/plugins.md"), re.MULTILINE))
-    for name in named:
-        module, _, registry = name.rpartition(".")
-        assert isinstance(getattr(importlib.import_module(module), registry), Registry), name
-    assert len(named) >= 6
+REGISTRIES = re.findall(r"^\| .*? \| `(refusal_lightning[\w.]+)` \|", _text("docs/plugins.md"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", REGISTRIES)
+def test_every_registry_is_where_the_page_on_plugins_says_and_open_to_them(name, tmp_path, monkeypatch):
+    module, _, registry = name.rpartition(".")
+    entries = getattr(importlib.import_module(module), registry)
+    assert isinstance(entries, Registry)
+    monkeypatch.setattr(entries, "_entries", dict(entries))
+    monkeypatch.setattr(entries, "_plugins", {})
+    monkeypatch.setattr(plugins, "_loaded", [])
+    file = tmp_path / "mine.py"
+    file.write_text(f"from {module} import {registry}\n{registry}.register('mine', object())\n")
+    plugins.load_plugins([file])
+    assert plugins.record()[0]["adds"] == [f"{entries.what} mine"]
+    assert entries.origin("mine")["plugin"] == "mine.py"
+    with pytest.raises(UserError, match=rf"there is no {entries.what} 'other'; there are .*, mine \(--plugins FILE"):
+        entries["other"]
 
 
 def test_the_citation_is_of_this_version():
