@@ -19,6 +19,27 @@ from refusal_lightning.io.serialization import write_json
 from refusal_lightning.io.versions import package_versions
 from refusal_lightning.runs.lock import held, held_for_a_moment
 
+FILES = {
+    "select": (
+        "direction.pt",
+        "direction_metadata.json",
+        "generate_directions/mean_diffs.pt",
+        "select_direction/*.json",
+        "select_direction/*.txt",
+        "select_direction/*.png",
+    ),
+    "evaluate": (
+        "completions/*_completions.json",
+        "completions/*_evaluations.json",
+        "completions/*_comparisons.json",
+        "loss_evals/*_loss_eval.json",
+        "report.html",
+    ),
+    "capability": ("capability/*.json",),
+    "analyze": ("analysis/*.csv", "analysis/*.json", "analysis/*.png", "analysis/*.npz"),
+}
+"""The files of each stage in a run's folder, as patterns."""
+
 
 class SelectedDirection(NamedTuple):
     """The direction that `select` chose, and where it is from."""
@@ -118,6 +139,16 @@ class RunFolder:
     def journals(self) -> Path:
         """Folder of what makes a killed stage go on where it was."""
         return self.path / ".journal"
+
+    @property
+    def estimators(self) -> Path:
+        """Folder of the selections by further estimators, each as a run's."""
+        return self.path / "estimators"
+
+    @property
+    def stale(self) -> Path:
+        """Folder of what was moved aside, by number."""
+        return self.path / "stale"
 
     def journal(self, kind: str, key: str) -> Path:
         """Folder of a journal of unfinished work; the key says what its results depend on."""

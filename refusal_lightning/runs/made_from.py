@@ -21,32 +21,12 @@ from refusal_lightning.errors import UserError
 from refusal_lightning.io.console import is_main_process
 from refusal_lightning.io.hashing import digest, file_digest
 from refusal_lightning.io.serialization import plain, write_json
-from refusal_lightning.runs.folder import RunFolder
+from refusal_lightning.runs.folder import FILES, RunFolder
 
 log = logging.getLogger(__name__)
 
 MadeFrom = dict[str, Any]
 
-FILES = {
-    "select": (
-        "direction.pt",
-        "direction_metadata.json",
-        "generate_directions/mean_diffs.pt",
-        "select_direction/*.json",
-        "select_direction/*.txt",
-        "select_direction/*.png",
-    ),
-    "evaluate": (
-        "completions/*_completions.json",
-        "completions/*_evaluations.json",
-        "completions/*_comparisons.json",
-        "loss_evals/*_loss_eval.json",
-        "report.html",
-    ),
-    "capability": ("capability/*.json",),
-    "analyze": ("analysis/*.csv", "analysis/*.json", "analysis/*.png", "analysis/*.npz"),
-}
-"""The files of each stage in a run's folder."""
 SHUTS_OUT = {
     "select": ("evaluate", "capability", "analyze"),
     "evaluate": ("select",),
@@ -97,7 +77,7 @@ def claim(run: RunFolder, identity: Mapping[str, Any], name: str, replace: bool 
     other = next(entry for entry in theirs if entry["model"] != identity)
     their_name = other.get("config", {}).get("model", {}).get("name", "another model")
     if replace:
-        estimators = [folder for folder in [run.path / "estimators"] if folder.is_dir()]
+        estimators = [run.estimators] if run.estimators.is_dir() else []
         _set_aside(run, record, [*_present(run, FILES), *estimators], f"select: the run of {their_name}")
         run.record.unlink()
         return
@@ -177,13 +157,13 @@ def _present(run: RunFolder, stages: Collection[str]) -> list[Path]:
 
 
 def _stale(run: RunFolder) -> list[Path]:
-    return [folder for folder in (run.path / "stale").glob("*") if folder.name.isdigit()]
+    return [folder for folder in run.stale.glob("*") if folder.name.isdigit()]
 
 
 def _set_aside(run: RunFolder, record: Mapping[str, Any], paths: Collection[Path], what: str) -> None:
     """Move files into a folder of their own, with the run.json that tells of them, and say so."""
     number = 1 + max((int(folder.name) for folder in _stale(run)), default=0)
-    folder = run.path / "stale" / str(number)
+    folder = run.stale / str(number)
     write_json(folder / "run.json", record)
     for path in paths:
         place = folder / path.relative_to(run.path)
