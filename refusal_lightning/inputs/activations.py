@@ -8,10 +8,8 @@ from collections.abc import Iterable, Sequence
 from refusal_lightning.config import CacheConfig, StoreConfig
 from refusal_lightning.data.datasets import ROLES
 from refusal_lightning.errors import UserError
-from refusal_lightning.inputs.prompts import (
-    PromptSet,
-    label_and_split,
-)
+from refusal_lightning.inputs.instructions import label_and_split
+from refusal_lightning.inputs.prompts import PromptSet
 from refusal_lightning.io.hashing import digest
 from refusal_lightning.io.versions import other_versions
 from refusal_lightning.models import ChatModel

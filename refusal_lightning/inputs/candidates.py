@@ -7,7 +7,8 @@ import numpy as np
 from refusal_lightning.config import (
     DataConfig,
 )
-from refusal_lightning.inputs.prompts import Filtered, PromptSet, categories_of
+from refusal_lightning.inputs.drawing import categories_of
+from refusal_lightning.inputs.prompts import Filtered, PromptSet
 from refusal_lightning.inputs.stored_activations import directions_by_layer
 from refusal_lightning.store import ActivationStore
 

@@ -9,15 +9,10 @@ from typing import Any
 
 from refusal_lightning.config import DataConfig, EvaluateConfig
 from refusal_lightning.errors import UserError
-from refusal_lightning.inputs.prompts import (
-    PromptSet,
-    also_drawn,
-    draw,
-    drawn_by_name,
-    plain_name,
-    prompt_set,
-    rows_of,
-)
+from refusal_lightning.inputs.drawing import draw, drawn_by_name
+from refusal_lightning.inputs.instructions import plain_name, rows_of
+from refusal_lightning.inputs.prompt_warnings import also_drawn
+from refusal_lightning.inputs.prompts import PromptSet, prompt_set
 from refusal_lightning.models import ChatModel
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from refusal_lightning.config import DataConfig, EvaluateConfig, LossMask, SetCo
 from refusal_lightning.data.loss_sets import load_texts, of_the_baseline
 from refusal_lightning.data.texts import Text
 from refusal_lightning.errors import UserError
-from refusal_lightning.inputs.prompts import plain_name
+from refusal_lightning.inputs.instructions import plain_name
 from refusal_lightning.models import ChatModel
 from refusal_lightning.models.fingerprint import cache_folder
 from refusal_lightning.models.tokens import length_batches

@@ -8,9 +8,11 @@ from refusal_lightning.config import CacheConfig, DataConfig, EvaluateConfig, Pl
 from refusal_lightning.data.loss_sets import of_the_baseline
 from refusal_lightning.data.tables import is_table
 from refusal_lightning.inputs.activations import records_of
+from refusal_lightning.inputs.drawing import drawn_sets
 from refusal_lightning.inputs.evaluation_sets import evaluation_sets
+from refusal_lightning.inputs.instructions import instructions_of
 from refusal_lightning.inputs.loss_texts import read_loss_sets, text_source
-from refusal_lightning.inputs.prompts import PromptSet, drawn_sets, prompt_set, rows_of
+from refusal_lightning.inputs.prompts import PromptSet, prompt_set
 from refusal_lightning.models import ChatModel
 
 
@@ -67,7 +69,7 @@ def _cached(
         return [plan.prompt_tokens] * plan.n_prompts
     sets = dict(drawn)
     for name in cache.datasets:
-        sets[name] = prompt_set(name, [row["instruction"] for row in rows_of(name, data)], chat)
+        sets[name] = prompt_set(name, instructions_of(name, data), chat)
     return [record.n_tokens for record in records_of(sets.values(), data.labels)]
 
 

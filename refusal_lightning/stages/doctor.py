@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from refusal_lightning.config import DataConfig, DoctorConfig, ModelConfig, TrainerConfig
 from refusal_lightning.data.datasets import ROLES
 from refusal_lightning.errors import UserError
+from refusal_lightning.inputs.drawing import draw
 from refusal_lightning.inputs.model import open_model
-from refusal_lightning.inputs.prompts import draw
 from refusal_lightning.io.console import is_main_process
 from refusal_lightning.io.files import writable_folder
 from refusal_lightning.io.serialization import write_json

@@ -14,7 +14,7 @@ from refusal_lightning.cli import main
 from refusal_lightning.cli.commands import COMMANDS as ALL_COMMANDS
 from refusal_lightning.cli.sections import SECTIONS
 from refusal_lightning.config import DataConfig
-from refusal_lightning.inputs.prompts import draw
+from refusal_lightning.inputs.drawing import draw
 from refusal_lightning.io.files import write_bytes
 
 COMMANDS = {name: command for name, command in ALL_COMMANDS.items() if command.sections}

@@ -11,8 +11,11 @@ import pytest
 from refusal_lightning.cli import main
 from refusal_lightning.config import DataConfig, EvaluateConfig, SetConfig
 from refusal_lightning.errors import UserError
+from refusal_lightning.inputs.drawing import draw
 from refusal_lightning.inputs.evaluation_sets import evaluation_sets
-from refusal_lightning.inputs.prompts import PromptSet, draw, far_longer, plain_name, repeated, rows_of
+from refusal_lightning.inputs.instructions import plain_name, rows_of
+from refusal_lightning.inputs.prompt_warnings import far_longer, repeated
+from refusal_lightning.inputs.prompts import PromptSet
 from refusal_lightning.models import load_chat_model
 from refusal_lightning.stages.evaluate.stage import _counts
 from refusal_lightning.store import ActivationStore

@@ -18,7 +18,7 @@ from tiny_models import D_MODEL, N_LAYERS, N_POSITIONS
 from refusal_lightning.cli import main
 from refusal_lightning.config import DataConfig
 from refusal_lightning.directions.analysis.bootstrap import bootstrap_weights
-from refusal_lightning.inputs.prompts import drawn_sets
+from refusal_lightning.inputs.drawing import drawn_sets
 from refusal_lightning.models import load_chat_model
 from refusal_lightning.models.chat_model import ChatModel
 from refusal_lightning.stages.analyze.analysis import Analysis

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from refusal_lightning.config import AnalyzeConfig, CacheConfig, DataConfig, SelectConfig
 from refusal_lightning.errors import UserError
 from refusal_lightning.inputs.candidates import estimated_directions
-from refusal_lightning.inputs.prompts import Filtered, datasets_of
+from refusal_lightning.inputs.drawing import datasets_of
+from refusal_lightning.inputs.prompts import Filtered
 from refusal_lightning.inputs.stored_prompts import StoredPrompts
 from refusal_lightning.io.hashing import digest
 from refusal_lightning.runs.folder import RunFolder, direction_digest

@@ -21,8 +21,8 @@ from refusal_lightning.config import (
     SelectConfig,
     StoreConfig,
 )
+from refusal_lightning.inputs.drawing import drawn_sets
 from refusal_lightning.inputs.model import open_model
-from refusal_lightning.inputs.prompts import drawn_sets
 from refusal_lightning.inputs.stored_prompts import StoredPrompts
 from refusal_lightning.io.console import is_main_process
 from refusal_lightning.io.files import write_bytes

@@ -19,18 +19,11 @@ from refusal_lightning.inputs.activations import (
     store_layout,
     store_url,
 )
+from refusal_lightning.inputs.drawing import drawn_sets
+from refusal_lightning.inputs.instructions import instructions_of, is_at_hand
 from refusal_lightning.inputs.model import open_model
-from refusal_lightning.inputs.prompts import (
-    IdsByHash,
-    PromptSet,
-    also_drawn,
-    drawn_sets,
-    far_longer,
-    is_at_hand,
-    prompt_set,
-    repeated,
-    rows_of,
-)
+from refusal_lightning.inputs.prompt_warnings import also_drawn, far_longer, repeated
+from refusal_lightning.inputs.prompts import IdsByHash, PromptSet, prompt_set
 from refusal_lightning.io.hashing import digest
 from refusal_lightning.io.versions import package_versions
 from refusal_lightning.models import ChatModel
@@ -118,7 +111,7 @@ def _prompt_sets(chat: ChatModel, data: DataConfig, cache: CacheConfig) -> dict[
     for line in [*repeated(sets), *_test_prompts_drawn(data, cache, sets)]:
         log.warning(line)
     for name in cache.datasets:
-        sets[name] = prompt_set(name, [row["instruction"] for row in rows_of(name, data)], chat)
+        sets[name] = prompt_set(name, instructions_of(name, data), chat)
     for line in far_longer(sets.values()):
         log.warning(line)
     return sets
@@ -135,7 +128,7 @@ def _test_prompts_drawn(data: DataConfig, cache: CacheConfig, drawn: Mapping[str
     for name in dict.fromkeys([*(f"{label}_test" for label in data.labels), *cache.datasets]):
         if name not in cache.datasets and not is_at_hand(name, data):
             continue
-        line = also_drawn(name, [row["instruction"] for row in rows_of(name, data)], instructions)
+        line = also_drawn(name, instructions_of(name, data), instructions)
         if line:
             yield line
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from refusal_lightning.config import DataConfig, EvaluateConfig, ModelConfig, RunsConfig, TrainerConfig
 from refusal_lightning.distributed.launch import distributed_stage
 from refusal_lightning.inputs.evaluation_sets import EvaluationSet
-from refusal_lightning.inputs.prompts import far_longer
+from refusal_lightning.inputs.prompt_warnings import far_longer
 from refusal_lightning.io.console import is_main_process
 from refusal_lightning.io.files import write_text
 from refusal_lightning.judges.config import JudgeSettings

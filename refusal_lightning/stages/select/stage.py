@@ -31,9 +31,9 @@ from refusal_lightning.doctor.hook_proof import HookProof
 from refusal_lightning.errors import UserError
 from refusal_lightning.inputs.activations import open_store_with, require_candidates
 from refusal_lightning.inputs.candidates import estimated_directions
+from refusal_lightning.inputs.drawing import drawn_sets
 from refusal_lightning.inputs.model import open_model
 from refusal_lightning.inputs.prompt_filter import filter_prompts
-from refusal_lightning.inputs.prompts import drawn_sets
 from refusal_lightning.inputs.refusal_tokens import settle_refusal_tokens
 from refusal_lightning.inputs.stored_logits import StoredLogits
 from refusal_lightning.io.console import is_main_process
