@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,35 +15,52 @@ from refusal_lightning.inputs.model import open_model
 from refusal_lightning.io.console import is_main_process
 from refusal_lightning.io.files import writable_folder
 from refusal_lightning.io.serialization import write_json
-from refusal_lightning.io.text import one_line
 from refusal_lightning.io.versions import package_versions
-from refusal_lightning.models import ChatModel
 
 if TYPE_CHECKING:
-    import torch
-
-    from refusal_lightning.doctor import Finding
-    from refusal_lightning.doctor.passes import Reading
+    from refusal_lightning.doctor.examination import DoctorInputs, DoctorResult
 
 log = logging.getLogger(__name__)
 
 
 def doctor(model: ModelConfig, data: DataConfig, trainer: TrainerConfig, doctor: DoctorConfig) -> int:
-    """Run every check and say what it found, one line each. Returns the exit status: 1 if a check fails, else 0."""
+    """Make every check and say what it found, one line each. Returns the exit status: 1 if a check fails, else 0."""
     if not is_main_process():
         return 0
     if doctor.out is not None:
-        if Path(doctor.out).is_dir():
-            raise UserError(f"doctor.out: {doctor.out!r} is a folder; give a file's name")
-        writable_folder(Path(doctor.out).parent, "doctor.out")
-    started = time.perf_counter()
+        _require_file(doctor.out)
+    inputs = _open(model, data, trainer, doctor.n_prompts)
+    from refusal_lightning.doctor.examination import examine  # slow to import; mistakes are said before
+
+    result = examine(inputs, on_finding=lambda finding: log.info(finding.text()))
+    n_failed = result.count("fail")
+    log.info(
+        f"doctor: {len(result.findings)} checks, {n_failed} failed, {result.count('warn')} warnings, "
+        f"{result.seconds:.0f} s"
+    )
+    if doctor.out is not None:
+        _write(Path(doctor.out), model.name, inputs, result)
+        log.info(f"doctor: wrote {doctor.out}")
+    return 1 if n_failed else 0
+
+
+def _require_file(out: str) -> None:
+    """Raise UserError where no file of this name can be written."""
+    if Path(out).is_dir():
+        raise UserError(f"doctor.out: {out!r} is a folder; give a file's name")
+    writable_folder(Path(out).parent, "doctor.out")
+
+
+def _open(model: ModelConfig, data: DataConfig, trainer: TrainerConfig, n_prompts: int) -> DoctorInputs:
+    """The model without its weights, and the first prompts drawn; said in a line."""
     chat = open_model(model, trainer)
     drawn = draw(data)
     harmful, harmless = (
-        [chat.encode(instruction) for instruction in instructions[: doctor.n_prompts]]
+        [chat.encode(instruction) for instruction in instructions[:n_prompts]]
         for instructions in (drawn.harmful_train, drawn.harmless_train)
     )
     from refusal_lightning.distributed.trainer import main_device
+    from refusal_lightning.doctor.examination import DoctorInputs
 
     device = main_device(trainer)
     kinds = [
@@ -53,81 +68,18 @@ def doctor(model: ModelConfig, data: DataConfig, trainer: TrainerConfig, doctor:
         for prompts, label, role in zip((harmful, harmless), data.labels, ROLES, strict=True)
     ]
     log.info(f"doctor: {model.name} in {chat.dtype} on {device}, {' and '.join(kinds)} prompts")
-    findings = _examine(chat, device, harmful, harmless)
-    seconds = time.perf_counter() - started
-    n_failed, n_warned = (sum(f.verdict == verdict for f in findings) for verdict in ("fail", "warn"))
-    log.info(f"doctor: {len(findings)} checks, {n_failed} failed, {n_warned} warnings, {seconds:.0f} s")
-    if doctor.out is not None:
-        report = {
-            "model": model.name,
-            "identity": chat.identity,
-            "device": str(device),
-            "prompts": {"harmful": len(harmful), "harmless": len(harmless)},
-            "packages": package_versions(),
-            "seconds": seconds,
-            "findings": [asdict(f) for f in findings],
-        }
-        write_json(Path(doctor.out), report)
-        log.info(f"doctor: wrote {doctor.out}")
-    return 1 if n_failed else 0
+    return DoctorInputs(chat, device, harmful, harmless)
 
 
-def _examine(
-    chat: ChatModel, device: torch.device, harmful: list[list[int]], harmless: list[list[int]]
-) -> list[Finding]:
-    """All findings, each said when it is there; where the dtype is not float32, with a second copy in float32."""
-    import gc
-
-    import torch
-
-    from refusal_lightning.doctor import MODEL_CHECKS, PROMPT_CHECKS, ROUNDING_CHECKS, CheckContext, Finding
-    from refusal_lightning.doctor.memory import free_memory
-    from refusal_lightning.doctor.precision import check_precision
-
-    findings: list[Finding] = []
-    broken: list[str] = []
-
-    def examine(name: str, check: Callable[[], Finding]) -> None:
-        try:
-            with torch.inference_mode():
-                finding = check()
-        except Exception as error:  # a check that breaks is a finding too, and the others still have their say
-            text = one_line(error)[:300]
-            advice = f"the check itself ended in {type(error).__name__}: {text}"
-            broken.append(name)
-            finding = Finding(name, "could not be checked", None, 0.0, "fail", advice)
-        findings.append(finding)
-        log.info(finding.text())
-
-    def in_chosen_dtype() -> tuple[list[Reading], int]:
-        """Run all checks. Returns what is to be compared with float32, if anything, and the number of weights.
-
-        The model itself is let go at the end.
-        """
-        material = CheckContext(replace(chat), device, harmful, harmless)
-        for name, check in PROMPT_CHECKS.items():
-            examine(name, lambda: check(material))  # noqa: B023
-        n_weights = sum(p.numel() for p in material.bridge.original_model.parameters())
-        for name, check in MODEL_CHECKS.items():
-            examine(name, lambda: check(material))  # noqa: B023
-        compare = chat.dtype != "float32" and not broken
-        return (material.alone if compare else []), n_weights
-
-    chosen, n_weights = in_chosen_dtype()
-    if not chosen:
-        return findings
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    needed, free = int(n_weights * 4 * 1.2), free_memory(device)
-    if free is None or free < needed:
-        there = "it is not known how much is" if free is None else f"{free / 1e9:.1f} GB are"
-        advice = f"skipped: a copy in float32 takes about {needed / 1e9:.1f} GB, and {there} free"
-        findings.append(Finding("precision", f"{chat.dtype} against float32", None, 0.0, "warn", advice))
-        log.info(findings[-1].text())
-        return findings
-    material = CheckContext(replace(chat, dtype="float32"), device, harmful, harmless)
-    for name, check in ROUNDING_CHECKS.items():
-        examine(name, lambda: check(material))  # noqa: B023
-    examine("precision", lambda: check_precision(material, chosen, chat.dtype))
-    return findings
+def _write(path: Path, name: str, inputs: DoctorInputs, result: DoctorResult) -> None:
+    """The findings as JSON, with what they are of."""
+    report = {
+        "model": name,
+        "identity": inputs.chat.identity,
+        "device": str(inputs.device),
+        "prompts": {"harmful": len(inputs.harmful), "harmless": len(inputs.harmless)},
+        "packages": package_versions(),
+        "seconds": result.seconds,
+        "findings": [asdict(finding) for finding in result.findings],
+    }
+    write_json(path, report)

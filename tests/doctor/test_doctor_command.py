@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from patients import likely_tokens
 
 from refusal_lightning.cli import main
 from refusal_lightning.data import draw_instructions
-from refusal_lightning.doctor import MODEL_CHECKS, PROMPT_CHECKS, ROUNDING_CHECKS, CheckContext
+from refusal_lightning.doctor import MODEL_CHECKS, PROMPT_CHECKS, ROUNDING_CHECKS, CheckContext, Finding
 from refusal_lightning.doctor import memory as memory_check
+from refusal_lightning.doctor.examination import DoctorInputs, examine
 from refusal_lightning.doctor.memory import host_free_memory
 from refusal_lightning.models import load_chat_model
 from runs import write_config, write_data
@@ -111,6 +113,21 @@ def test_a_model_that_does_not_run_is_failed_checks(config, capsys, monkeypatch)
     assert main(["doctor", "--config", path]) == 1
     output = capsys.readouterr().out
     assert verdicts(output) == ["ok"] * 4 + ["fail"] * 3 + ["ok"] + ["fail"] * 5 + ["ok", "fail", "ok"]
+
+
+def test_from_python(tiny_llama_folder, monkeypatch, capsys):
+    """The findings as a value, each told once when it is there; nothing is printed."""
+    chat = load_chat_model(str(tiny_llama_folder), refusal_tokens=["I"])
+    prompts = [chat.encode("Name a bird"), chat.encode("Name three trees of the forest")]
+    told: list[Finding] = []
+    for name in [name for name in MODEL_CHECKS if name not in ("padding", "refusal tokens")]:
+        monkeypatch.delitem(MODEL_CHECKS, name)
+    result = examine(DoctorInputs(chat, torch.device("cpu"), prompts[:1], prompts[1:]), told.append)
+    assert [finding.name.split(",")[0] for finding in result.findings] == [*PROMPT_CHECKS, "padding", "refusal tokens"]
+    assert told == list(result.findings) and result.seconds > 0
+    assert sum(result.count(verdict) for verdict in ("ok", "warn", "fail")) == len(told)
+    assert result.findings[-1].verdict == "warn" or result.count("fail")  # a random model refuses nothing
+    assert capsys.readouterr().out == ""
 
 
 def test_mistakes_are_exit_status_2(config, tmp_path, capsys):
