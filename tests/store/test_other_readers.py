@@ -76,5 +76,6 @@ def test_others_read_the_same(reader: str, store: ActivationStore) -> None:
 
 def _spans(store: ActivationStore, rows: np.ndarray) -> list[tuple[int, int]]:
     """Where each prompt's tokens are, from the coordinates that any reader has."""
-    starts, counts = (zarr.open_array(store.url, path=name, mode="r")[...] for name in ("token_start", "n_tokens"))
+    columns = [zarr.open_array(store.url, path=name, mode="r")[...] for name in ("token_start", "n_tokens")]
+    starts, counts = (np.asarray(column) for column in columns)
     return [(int(starts[row]), int(starts[row] + counts[row])) for row in rows.tolist()]
