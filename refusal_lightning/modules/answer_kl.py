@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from refusal_lightning.directions.metrics.kl import exact_kl_scores
-from refusal_lightning.directions.selection.schedule import Place
+from refusal_lightning.directions.selection.candidates import Place
 from refusal_lightning.inference.decoding import decode_greedily
 from refusal_lightning.interventions import BASELINE, Intervention, ablation, intervene
 from refusal_lightning.models import ChatModel

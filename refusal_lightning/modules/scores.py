@@ -15,7 +15,8 @@ from torch import Tensor
 from refusal_lightning.directions.metrics.kl import kl_scores
 from refusal_lightning.directions.metrics.refusal_score import refusal_scores
 from refusal_lightning.directions.selection.bounds import PartialMean
-from refusal_lightning.directions.selection.schedule import ProvenOut, ScoreKind, ScoreTask
+from refusal_lightning.directions.selection.candidates import ScoreKind
+from refusal_lightning.directions.selection.schedule import ProvenOut, ScoreTask
 from refusal_lightning.inference.host_memory import room_to_keep
 from refusal_lightning.inference.prefix_cache import Bucket, PromptSetTokens, last_logits, prefix_pass
 from refusal_lightning.inference.shortcuts import exact_shortcuts

@@ -15,7 +15,7 @@ TABLE = json.loads((Path(__file__).parent / "fixtures" / "score_table.json").rea
 def test_rows_and_from_rows_are_inverse() -> None:
     scores = from_rows(TABLE)
     assert scores.shape == (2, 5)
-    assert scores.refusal_score[-2, 3] == -3.0 and scores.steering_score[-1, 2] == 1.25
+    assert scores.bypass[-2, 3] == -3.0 and scores.induce[-1, 2] == 1.25
     back = rows(scores)
     assert math.isnan(back[-1].pop("refusal_score")) and back[:-1] == TABLE[:-1]
     assert list(back[0]) == ["position", "layer", "refusal_score", "steering_score", "kl_div_score"]
@@ -24,8 +24,8 @@ def test_rows_and_from_rows_are_inverse() -> None:
 def test_row_order_is_free_and_nan_is_read() -> None:
     shuffled = json.loads(json.dumps(TABLE[::-1]).replace("null", "NaN"))
     a, b = from_rows(shuffled), from_rows(TABLE)
-    np.testing.assert_array_equal(a.refusal_score, b.refusal_score)
-    np.testing.assert_array_equal(a.kl_div_score, b.kl_div_score)
+    np.testing.assert_array_equal(a.bypass, b.bypass)
+    np.testing.assert_array_equal(a.kl, b.kl)
 
 
 def test_rows_hold_plain_numbers() -> None:

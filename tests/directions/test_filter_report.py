@@ -66,8 +66,8 @@ def test_summary_names_a_way_through_when_nothing_passes() -> None:
 
 def test_ruled_out_candidates_are_counted_by_their_rule() -> None:
     scores = CandidateScores(*(getattr(TABLE, f.name).copy() for f in dataclasses.fields(TABLE)))
-    scores.kl_div_score[-1, 2] = scores.refusal_score[-1, 2] = np.nan
-    scores.refusal_score[-2, 2] = np.nan
+    scores.kl[-1, 2] = scores.bypass[-1, 2] = np.nan
+    scores.bypass[-2, 2] = np.nan
     report = filter_report(scores, PAPER_THRESHOLDS, ruled_out={(-1, 2): "kl", (-2, 2): "beaten"})
     assert report.fell == {"zero_norm": 2, "pruned_layer": 2, "nan": 0, "induce": 2, "kl": 1, "beaten": 1}
     assert "proven not the lowest" in report.text()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from refusal_lightning.directions.selection.candidates import CandidateScores
+from refusal_lightning.directions.selection.candidates import CandidateScores, Place
 from refusal_lightning.directions.selection.choose import NoCandidateError, select
 from refusal_lightning.directions.selection.filters import Thresholds, failures
-from refusal_lightning.directions.selection.partial_table import KEPT, StagedTable, undecided
-from refusal_lightning.directions.selection.schedule import Place, bypass_bar
+from refusal_lightning.directions.selection.partial_table import StagedTable, undecided
+from refusal_lightning.directions.selection.schedule import KEPT, bypass_bar
 
 SHAPE = (3, 6)
 NORMS = np.ones(SHAPE)
@@ -26,7 +26,7 @@ def full_table(seed: int) -> CandidateScores:
 def staged(full: CandidateScores, seed: int) -> tuple[CandidateScores, StagedTable]:
     """What staged scoring leaves of it: some candidates are out by part of their prompts, so that no score is there."""
     rng = np.random.default_rng(seed)
-    bypass, induce, kl = (x.copy() for x in (full.refusal_score, full.steering_score, full.kl_div_score))
+    bypass, induce, kl = (x.copy() for x in (full.bypass, full.induce, full.kl))
     fails, bar = failures(full, MADE), bypass_bar(full, MADE, NORMS, keep=KEPT)
     ruled_out: dict[Place, str] = {}
     for row, layer in np.ndindex(SHAPE):
@@ -41,7 +41,7 @@ def staged(full: CandidateScores, seed: int) -> tuple[CandidateScores, StagedTab
             bypass[place] = np.nan
             if rng.random() < 0.5:
                 kl[place], ruled_out[place] = np.nan, "kl"
-        elif full.refusal_score[place] > bar and rng.random() < 0.7:
+        elif full.bypass[place] > bar and rng.random() < 0.7:
             bypass[place], ruled_out[place] = np.nan, "beaten"
     return CandidateScores(bypass, induce, kl), StagedTable(MADE, ruled_out)
 
@@ -51,7 +51,7 @@ def chosen(scores: CandidateScores, thresholds: Thresholds) -> tuple[int, int] |
         found = select(scores, thresholds)
     except NoCandidateError:
         return None
-    return found.pos, found.layer
+    return found.position, found.layer
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refusal_lightning.directions.selection.candidates import CandidateScores, from_rows, rows
+from refusal_lightning.directions.selection.candidates import SCORES, CandidateScores, from_rows, rows
 from refusal_lightning.directions.selection.choose import NoCandidateError, select
 from refusal_lightning.directions.selection.filters import Thresholds, dropped_by
 from refusal_lightning.errors import UserError
@@ -24,8 +24,8 @@ def load(name: str) -> Any:
 
 def test_small_table() -> None:
     selection = select(from_rows(load("score_table.json")))
-    assert (selection.pos, selection.layer) == (-2, 3)  # ties with (-1, 3), which comes later
-    assert [candidate._asdict() for candidate in selection.survivors] == load("score_table_filtered.json")
+    assert (selection.position, selection.layer) == (-2, 3)  # ties with (-1, 3), which comes later
+    assert [candidate.row() for candidate in selection.survivors] == load("score_table_filtered.json")
     assert selection.margin == 0.0
 
 
@@ -39,13 +39,13 @@ def test_rules_can_be_switched_off() -> None:
     }
     for values, expected in best.items():
         selection = select(scores, Thresholds(*values))
-        assert (selection.pos, selection.layer) == expected
+        assert (selection.position, selection.layer) == expected
 
 
 def test_nan_in_any_score_drops_even_with_all_rules_off() -> None:
     clean = CandidateScores(*np.ones((3, 1, 4)))
-    for name in ("refusal_score", "steering_score", "kl_div_score"):
-        getattr(clean, name)[0, {"refusal_score": 0, "steering_score": 1, "kl_div_score": 2}[name]] = np.nan
+    for layer, kind in enumerate(SCORES):
+        clean[kind][0, layer] = np.nan
     assert [(c.position, c.layer) for c in select(clean, NONE).survivors] == [(-1, 3)]
 
 
@@ -107,7 +107,7 @@ def authors_rule(table: list[dict[str, Any]], n_layers: int, thresholds: Thresho
     return [(position, layer) for _, position, layer in sorted(kept, key=lambda item: item[0], reverse=True)]
 
 
-SCORES = st.sampled_from([-2.0, -1.0, -0.0, 0.0, 0.05, 0.1, 0.100001, 1.0, math.nan])
+VALUES = st.sampled_from([-2.0, -1.0, -0.0, 0.0, 0.05, 0.1, 0.100001, 1.0, math.nan])
 
 
 @settings(max_examples=150, deadline=None)
@@ -115,7 +115,7 @@ SCORES = st.sampled_from([-2.0, -1.0, -0.0, 0.0, 0.05, 0.1, 0.100001, 1.0, math.
 def test_equals_the_authors_rule_on_random_tables(data: st.DataObject) -> None:
     shape = (data.draw(st.integers(1, 3)), data.draw(st.integers(1, 7)))
     cells = 3 * shape[0] * shape[1]
-    values = data.draw(st.lists(SCORES, min_size=cells, max_size=cells))
+    values = data.draw(st.lists(VALUES, min_size=cells, max_size=cells))
     scores = CandidateScores(*np.array(values).reshape(3, *shape))
     thresholds = Thresholds(
         kl=data.draw(st.sampled_from([0.1, 1.0, None])),
@@ -132,7 +132,7 @@ def test_equals_the_authors_rule_on_random_tables(data: st.DataObject) -> None:
         return
     selection = select(scores, thresholds, norms)
     assert [(c.position, c.layer) for c in selection.survivors] == expected
-    assert (selection.pos, selection.layer) == expected[0]
+    assert (selection.position, selection.layer) == expected[0]
 
 
 @pytest.mark.parametrize("model", ["gemma-2b-it", "qwen-1_8b-chat"])
@@ -145,9 +145,9 @@ def test_reproduces_the_published_selection(model: str) -> None:
     scores = from_rows(table)
     assert rows(scores) == table
     selection = select(scores)
-    assert [candidate._asdict() for candidate in selection.survivors] == filtered
+    assert [candidate.row() for candidate in selection.survivors] == filtered
     metadata = json.loads((run / "direction_metadata.json").read_text())
-    assert {"pos": selection.pos, "layer": selection.layer} == metadata
+    assert {"pos": selection.position, "layer": selection.layer} == metadata
 
 
 def test_reproduces_the_demo_models_oracle() -> None:
@@ -159,4 +159,4 @@ def test_reproduces_the_demo_models_oracle() -> None:
         select(scores)
     selection = select(scores, Thresholds(kl=0.5))
     assert {(c.position, c.layer) for c in selection.survivors} == {(-1, 17), (-1, 18), (-1, 19)}
-    assert (selection.pos, selection.layer) == (-1, 19)
+    assert (selection.position, selection.layer) == (-1, 19)

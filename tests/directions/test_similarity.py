@@ -1,6 +1,6 @@
 import numpy as np
 
-from refusal_lightning.directions.analysis.similarity import cosine_matrix, cosine_to
+from refusal_lightning.directions.analysis.similarity import cosine_matrix
 
 RNG = np.random.default_rng(0)
 
@@ -16,9 +16,3 @@ def test_cosine_matrix() -> None:
     np.testing.assert_allclose([cosines[1, 2, 0, 1], cosines[0, 1, 0, 1]], [-1, 1])
     assert np.isnan(cosines[0, 0]).all() and np.isnan(cosines[:, :, 0, 0]).all()
     assert np.isnan(cosines).sum() == 6 + 6 - 1
-
-
-def test_cosine_to_one_direction() -> None:
-    directions = RNG.normal(size=(2, 3, 5))
-    np.testing.assert_allclose(cosine_to(directions, directions[1, 1]), cosine_matrix(directions)[1, 1])
-    assert np.isnan(cosine_to(directions, np.zeros(5))).all()

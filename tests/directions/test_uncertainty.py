@@ -59,7 +59,7 @@ def test_equals_choosing_again_in_a_loop(seed: int) -> None:
         table = CandidateScores(*(x.mean(axis=-1) for x in drawn))
         try:
             selection = select(table, thresholds, norms)
-            wins[selection.pos, selection.layer] += 1
+            wins[selection.position, selection.layer] += 1
         except NoCandidateError:
             none += 1
     np.testing.assert_allclose(found.wins * 40, wins)

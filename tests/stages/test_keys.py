@@ -16,8 +16,7 @@ from refusal_lightning.inputs.model import open_model
 from refusal_lightning.io import versions
 from refusal_lightning.models import ChatModel, load_chat_model
 from refusal_lightning.stages.evaluate import completions, losses
-from refusal_lightning.stages.select import scoring
-from refusal_lightning.stages.select import stage as select_stage
+from refusal_lightning.stages.select import cross_checks, scoring
 from runs import write_config, write_data
 
 
@@ -59,8 +58,8 @@ def test_results_of_another_definition_are_not_used(folder, monkeypatch, capsys)
     assert not loads(folder, monkeypatch, "select")
     assert not loads(folder, monkeypatch, "evaluate")
     for stage, module, name in (
-        ("select", select_stage, "SCORE_VERSION"),
-        ("select", select_stage, "ANSWER_KL_VERSION"),
+        ("select", scoring, "SCORE_VERSION"),
+        ("select", cross_checks, "ANSWER_KL_VERSION"),
         ("evaluate", completions, "ANSWER_VERSION"),
         ("evaluate", losses, "LOSS_VERSION"),
     ):

@@ -18,7 +18,7 @@ def kl_scores(
     The paper's KL score (appendix C) with its epsilon, in nats, float64. Log-probabilities may
     stand in for either argument's logits: their softmax is the same. The epsilon is not small: over a
     vocabulary of 256,000 tokens it adds 0.26 of probability mass, so values differ from ``exact_kl_scores``
-    and can fall a little below zero (never below ``bounds.kl_lower_bound``).
+    and can fall a little below zero (never below ``bounds.kl_lower_bounds``).
     """
     p = torch.softmax(baseline_logits.to(torch.float64), dim=-1)
     q = torch.softmax(logits.to(torch.float64), dim=-1)

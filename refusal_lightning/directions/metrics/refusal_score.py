@@ -18,7 +18,7 @@ def refusal_scores(
 
     ``logits`` are those of the last prompt position, in float32 or better; the softmax and the score are
     float64, on the logits' device. The score is in nats and lies within
-    ``bounds.refusal_score_bounds(epsilon)``: epsilon caps it at +-18.4. Paper appendix B (the refusal
+    ``bounds.refusal_score_bound(epsilon)``: epsilon caps it at +-18.4. Paper appendix B (the refusal
     metric).
 
     Raises UserError if ``refusal_tokens`` is empty, repeats an id (it would be counted twice) or leaves the

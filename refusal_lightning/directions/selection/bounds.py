@@ -44,16 +44,6 @@ def kl_lower_bounds(baseline_logits: Float[Tensor, "prompt vocab"], epsilon: flo
     return -torch.log(a.amax(dim=-1) + epsilon * a.sum(dim=-1)) - 1e-9
 
 
-def kl_lower_bound(vocab: int, epsilon: float = 1e-6) -> float:
-    """The same for every baseline over ``vocab`` tokens: -log(1 / (1 + e) + e V / (1 + e V)), lowered by
-    1e-9.
-
-    In ``kl_lower_bounds``, max a <= 1 / (1 + e) as p <= 1, and p / (p + e) is concave in p, so sum a is
-    largest for the uniform distribution, where it is V (1 / V) / (1 / V + e) = V / (1 + e V).
-    """
-    return -math.log(1 / (1 + epsilon) + epsilon * vocab / (1 + epsilon * vocab)) - 1e-9
-
-
 class PartialMean:
     """The mean of n per-prompt scores of which some are seen: an interval that narrows to one value.
 

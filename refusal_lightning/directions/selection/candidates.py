@@ -5,51 +5,72 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from refusal_lightning.errors import UserError
 
-SCORE_NAMES = ("refusal_score", "steering_score", "kl_div_score")
+Place = tuple[int, int]
+"""(position, layer) of a candidate, the position negative."""
+ScoreKind = Literal["bypass", "induce", "kl"]
+SCORES: tuple[ScoreKind, ...] = ("bypass", "induce", "kl")
+"""The kinds of score, in the order of ``CandidateScores``."""
+AUTHORS_KEYS: dict[ScoreKind, str] = {"bypass": "refusal_score", "induce": "steering_score", "kl": "kl_div_score"}
+"""Their names in files, which are the authors'."""
 
 
 class Candidate(NamedTuple):
-    """One (position, layer) with its scores. ``_asdict()`` is its row in ``direction_evaluations.json``."""
+    """One (position, layer) with its scores."""
 
     position: int
     """Token position counted from the end of the prompt, negative."""
     layer: int
     """Block whose input (resid_pre) the direction was read from."""
-    refusal_score: float
+    bypass: float
     """Bypass score: mean refusal score on harmful prompts under ablation; NaN if missing."""
-    steering_score: float
+    induce: float
     """Induce score: mean refusal score on harmless prompts under activation addition."""
-    kl_div_score: float
+    kl: float
     """KL score: mean KL(baseline, ablated) on harmless prompts, nats."""
+
+    @property
+    def place(self) -> Place:
+        """(position, layer)."""
+        return self.position, self.layer
+
+    def row(self) -> dict[str, Any]:
+        """Its row in ``direction_evaluations.json``, with the authors' keys."""
+        scores = {key: getattr(self, kind) for kind, key in AUTHORS_KEYS.items()}
+        return {"position": self.position, "layer": self.layer, **scores}
 
 
 @dataclass(frozen=True, eq=False)
 class CandidateScores:
     """Scores of all candidates; row ``i`` of an array is position ``i - n_positions``; NaN: not computed."""
 
-    refusal_score: Float[np.ndarray, "position layer"]
+    bypass: Float[np.ndarray, "position layer"]
     """Bypass score, lower is better."""
-    steering_score: Float[np.ndarray, "position layer"]
+    induce: Float[np.ndarray, "position layer"]
     """Induce score, higher is better."""
-    kl_div_score: Float[np.ndarray, "position layer"]
+    kl: Float[np.ndarray, "position layer"]
     """KL score, lower is better."""
 
     def __post_init__(self) -> None:
-        shapes = {name: np.shape(getattr(self, name)) for name in SCORE_NAMES}
+        shapes = {kind: np.shape(self[kind]) for kind in SCORES}
         if len(set(shapes.values())) != 1 or len(next(iter(shapes.values()))) != 2:
             raise ValueError(f"scores must share one [position, layer] shape, got {shapes}")
+
+    def __getitem__(self, kind: ScoreKind) -> Float[np.ndarray, "position layer"]:
+        """All candidates' scores of one kind."""
+        scores: np.ndarray = getattr(self, kind)
+        return scores
 
     @property
     def shape(self) -> tuple[int, int]:
         """(n_positions, n_layers)."""
-        n_positions, n_layers = self.refusal_score.shape
+        n_positions, n_layers = self.bypass.shape
         return n_positions, n_layers
 
     def __iter__(self) -> Iterator[Candidate]:
@@ -61,7 +82,7 @@ class CandidateScores:
 
     def at(self, position: int, layer: int) -> Candidate:
         """The candidate at a negative position and a layer, its scores as Python floats."""
-        values = (float(getattr(self, name)[position, layer]) for name in SCORE_NAMES)
+        values = (float(self[kind][position, layer]) for kind in SCORES)
         return Candidate(position, layer, *values)
 
 
@@ -70,7 +91,7 @@ def rows(scores: CandidateScores) -> list[dict[str, Any]]:
 
     A score that is NaN stays a float NaN, as in the authors' files.
     """
-    return [candidate._asdict() for candidate in scores]
+    return [candidate.row() for candidate in scores]
 
 
 def from_rows(table: Any) -> CandidateScores:
@@ -81,11 +102,11 @@ def from_rows(table: Any) -> CandidateScores:
     """
     if not isinstance(table, Sequence) or isinstance(table, str) or not table:
         raise UserError("the score table must be a non-empty list of rows (as in direction_evaluations.json)")
-    found: dict[tuple[int, int], tuple[float, ...]] = {}
+    found: dict[Place, tuple[float, ...]] = {}
     for number, row in enumerate(table):
         if not isinstance(row, Mapping):
             raise UserError(f"score table, row {number}: expected an object, got {row!r:.80}")
-        missing = [key for key in Candidate._fields if key not in row]
+        missing = [key for key in ("position", "layer", *AUTHORS_KEYS.values()) if key not in row]
         if missing:
             raise UserError(f"score table, row {number}: lacks {', '.join(missing)}")
         place = (_index(row, "position", number), _index(row, "layer", number))
@@ -93,7 +114,7 @@ def from_rows(table: Any) -> CandidateScores:
             raise UserError(f"score table, row {number}: position must be negative and layer 0 or more, got {place}")
         if place in found:
             raise UserError(f"score table, row {number}: position {place[0]}, layer {place[1]} appears twice")
-        found[place] = tuple(_number(row, name, number) for name in SCORE_NAMES)
+        found[place] = tuple(_number(row, AUTHORS_KEYS[kind], number) for kind in SCORES)
     n_positions = -min(position for position, _ in found)
     n_layers = 1 + max(layer for _, layer in found)
     for position in range(-n_positions, 0):

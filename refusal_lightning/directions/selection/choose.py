@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from refusal_lightning.directions.estimators.mean_difference import ZERO_NORM
-from refusal_lightning.directions.selection.candidates import Candidate, CandidateScores
+from refusal_lightning.directions.selection.candidates import Candidate, CandidateScores, Place
 from refusal_lightning.directions.selection.filters import PAPER_THRESHOLDS, RULES, Thresholds, dropped_by, failures
 from refusal_lightning.directions.selection.report import FilterReport, filter_report
 from refusal_lightning.errors import UserError
@@ -27,7 +27,7 @@ class NoCandidateError(UserError):
 class Selection:
     """The chosen candidate and those it was chosen from."""
 
-    pos: int
+    position: int
     """Its position, negative."""
     layer: int
     """Its layer."""
@@ -45,20 +45,25 @@ class Selection:
     """The rules of ``filters.RULES`` that it fails: none where the rules chose it."""
 
     @property
+    def place(self) -> Place:
+        """(position, layer)."""
+        return self.position, self.layer
+
+    @property
     def margin(self) -> float:
         """Bypass score of the runner-up minus that of the chosen one (log-odds, 0 on a tie; NaN if it is
         alone, or chosen by hand).
         """
         if self.by_hand or len(self.survivors) < 2:
             return float("nan")
-        return self.survivors[1].refusal_score - self.survivors[0].refusal_score
+        return self.survivors[1].bypass - self.survivors[0].bypass
 
 
 def select(
     scores: CandidateScores,
     thresholds: Thresholds = PAPER_THRESHOLDS,
     norms: Float[np.ndarray, "position layer"] | None = None,
-    ruled_out: Mapping[tuple[int, int], str] | None = None,
+    ruled_out: Mapping[Place, str] | None = None,
 ) -> Selection:
     """The candidate with the lowest bypass score among those that pass the filter (paper section 2.3,
     appendix C).
@@ -79,7 +84,7 @@ def select(
     return Selection(best.position, best.layer, best, survivors, report)
 
 
-def require_direction(place: tuple[int, int], norms: Float[np.ndarray, "position layer"]) -> None:
+def require_direction(place: Place, norms: Float[np.ndarray, "position layer"]) -> None:
     """Raise UserError where the direction at a place is zero: it can be neither ablated nor added."""
     if norms[place] <= ZERO_NORM:
         raise UserError(
@@ -89,11 +94,11 @@ def require_direction(place: tuple[int, int], norms: Float[np.ndarray, "position
 
 
 def choose_by_hand(
-    place: tuple[int, int],
+    place: Place,
     scores: CandidateScores,
     thresholds: Thresholds,
     norms: Float[np.ndarray, "position layer"],
-    ruled_out: Mapping[tuple[int, int], str] | None = None,
+    ruled_out: Mapping[Place, str] | None = None,
 ) -> Selection:
     """The candidate at a (position, layer), whatever the rules say of it; what they say is beside it.
 
@@ -106,7 +111,7 @@ def choose_by_hand(
     return Selection(*place, scores.at(*place), survivors, report, by_hand=True, fails=failed)
 
 
-def _survivors(scores: CandidateScores, reasons: Mapping[tuple[int, int], str]) -> tuple[Candidate, ...]:
+def _survivors(scores: CandidateScores, reasons: Mapping[Place, str]) -> tuple[Candidate, ...]:
     """Those without a reason to be dropped, lowest bypass score first."""
-    left = [candidate for candidate in scores if (candidate.position, candidate.layer) not in reasons]
-    return tuple(sorted(left, key=lambda candidate: candidate.refusal_score))
+    left = [candidate for candidate in scores if candidate.place not in reasons]
+    return tuple(sorted(left, key=lambda candidate: candidate.bypass))

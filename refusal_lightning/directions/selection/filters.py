@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from refusal_lightning.directions.estimators.mean_difference import ZERO_NORM
-from refusal_lightning.directions.selection.candidates import SCORE_NAMES, CandidateScores
+from refusal_lightning.directions.selection.candidates import SCORES, CandidateScores, Place
 from refusal_lightning.errors import UserError
 
 RULES = ("zero_norm", "pruned_layer", "nan", "induce", "kl")
@@ -61,7 +61,7 @@ def zero_norm(
     if norms is not None:
         return np.asarray(norms) <= ZERO_NORM
     is_zero = np.zeros(scores.shape, dtype=bool)
-    is_zero[:, 0] = scores.kl_div_score[:, 0] == 0
+    is_zero[:, 0] = scores.kl[:, 0] == 0
     return is_zero
 
 
@@ -79,15 +79,15 @@ def failures(
     Comparisons are on the values as given (float32 stays float32). NaN fails only the rule "nan".
     """
     nan = np.zeros(scores.shape, dtype=bool)
-    for name in SCORE_NAMES:
-        nan |= np.isnan(getattr(scores, name))
+    for kind in SCORES:
+        nan |= np.isnan(scores[kind])
     never = np.zeros(scores.shape, dtype=bool)
     return {
         "zero_norm": zero_norm(scores, norms),
         "pruned_layer": pruned_layer(scores.shape, thresholds),
         "nan": nan,
-        "induce": never if thresholds.induce is None else scores.steering_score < thresholds.induce,
-        "kl": never if thresholds.kl is None else scores.kl_div_score > thresholds.kl,
+        "induce": never if thresholds.induce is None else scores.induce < thresholds.induce,
+        "kl": never if thresholds.kl is None else scores.kl > thresholds.kl,
     }
 
 
@@ -95,28 +95,28 @@ def dropped_by(
     scores: CandidateScores,
     thresholds: Thresholds,
     norms: Float[np.ndarray, "position layer"] | None = None,
-    ruled_out: Mapping[tuple[int, int], str] | None = None,
-) -> dict[tuple[int, int], str]:
+    ruled_out: Mapping[Place, str] | None = None,
+) -> dict[Place, str]:
     """The first reason to drop each candidate that is dropped, by (position, layer), in order of iteration.
 
     Scores are looked at in the staged order: a candidate whose induce score fails is dropped for that,
     whether or not its other scores are there. ``ruled_out`` names the candidates that staged scoring proved
-    out before their sum was complete (see ``staging``), with the rule, or "beaten" for a bypass score that
+    out before their sum was complete (see ``schedule``), with the rule, or "beaten" for a bypass score that
     cannot be the lowest.
     """
     fails = failures(scores, thresholds, norms)
     steps = (
         ("zero_norm", fails["zero_norm"]),
         ("pruned_layer", fails["pruned_layer"]),
-        ("nan", np.isnan(scores.steering_score)),
+        ("nan", np.isnan(scores.induce)),
         ("induce", fails["induce"]),
-        ("nan", np.isnan(scores.kl_div_score)),
+        ("nan", np.isnan(scores.kl)),
         ("kl", fails["kl"]),
-        ("nan", np.isnan(scores.refusal_score)),
+        ("nan", np.isnan(scores.bypass)),
     )
     n_positions, n_layers = scores.shape
     known = ruled_out or {}
-    reasons: dict[tuple[int, int], str] = {}
+    reasons: dict[Place, str] = {}
     for position in range(-n_positions, 0):
         for layer in range(n_layers):
             reason = known.get((position, layer)) or next((rule for rule, mask in steps if mask[position, layer]), None)

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refusal_lightning.directions.selection.candidates import SCORE_NAMES, CandidateScores
+from refusal_lightning.directions.selection.candidates import SCORES, CandidateScores, Place
 from refusal_lightning.directions.selection.filters import RULES, Thresholds, failures, zero_norm
-from refusal_lightning.directions.selection.schedule import Place, bypass_bar
-
-KEPT = 5
-"""So many of the best candidates are always scored in full: they are reported, and nothing beaten is among them."""
+from refusal_lightning.directions.selection.schedule import KEPT, bypass_bar
+from refusal_lightning.directions.selection.score_table import places_of
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class StagedTable:
     thresholds: Thresholds
     """Those it was scored under."""
     ruled_out: Mapping[Place, str]
-    """Why scoring stopped, for candidates that part of their prompts proved out (``staging.proven_out``), or that were
+    """Why scoring stopped, for candidates that part of their prompts proved out (``schedule.proven_out``), or that were
     left alone ("unscored")."""
 
 
@@ -34,10 +32,9 @@ def undecided(scores: CandidateScores, thresholds: Thresholds, made: StagedTable
 
     Without ``made`` a missing score may be one that was computed and is NaN, so these are those that only might be.
     """
-    lacking = np.any([np.isnan(getattr(scores, name)) for name in SCORE_NAMES], axis=0)
+    lacking = np.any([np.isnan(scores[kind]) for kind in SCORES], axis=0)
     open_now = lacking & ~_fails(scores, thresholds)
-    n_positions = scores.shape[0]
-    places = [(int(row) - n_positions, int(layer)) for row, layer in np.argwhere(open_now)]
+    places = places_of(open_now)
     if made is None:
         return places
     failed_then, best = _fails(scores, made.thresholds), bypass_bar(scores, thresholds, _norms(scores), keep=1)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from refusal_lightning.directions.selection.candidates import Candidate, CandidateScores
+from refusal_lightning.directions.selection.candidates import Candidate, CandidateScores, Place
 from refusal_lightning.directions.selection.filters import RULES, Thresholds, dropped_by, failures
 
 DESCRIPTIONS = {
@@ -93,7 +93,7 @@ class FilterReport:
             at = miss.candidate
             lines.append(
                 f"  ({at.position}, {at.layer}) fails {' and '.join(miss.rules)}: "
-                f"bypass {_number(at.refusal_score)}, induce {at.steering_score:.3f}, KL {at.kl_div_score:.3f}"
+                f"bypass {_number(at.bypass)}, induce {at.induce:.3f}, KL {at.kl:.3f}"
             )
         lines.extend(f"one change: {_change_text(change)}" for change in self.changes)
         return "\n".join(lines)
@@ -103,9 +103,9 @@ def filter_report(
     scores: CandidateScores,
     thresholds: Thresholds,
     norms: Float[np.ndarray, "position layer"] | None = None,
-    ruled_out: Mapping[tuple[int, int], str] | None = None,
+    ruled_out: Mapping[Place, str] | None = None,
 ) -> FilterReport:
-    """The report for a table of scores; arguments as of ``selection.select``.
+    """The report for a table of scores; arguments as of ``choose.select``.
 
     With ``ruled_out`` (a staged run, even if nothing was ruled out) a bypass score that is NaN was not needed; without,
     it is one that cannot be had, and no threshold helps.
@@ -115,7 +115,7 @@ def filter_report(
     fails = failures(scores, thresholds, norms)
     n_fails = {rule: int(np.sum(mask)) for rule, mask in fails.items()}
     if ruled_out is not None:
-        fails["nan"] = np.isnan(scores.steering_score) | np.isnan(scores.kl_div_score)
+        fails["nan"] = np.isnan(scores.induce) | np.isnan(scores.kl)
         n_fails["nan"] = fell["nan"]
     misses = _misses(scores, thresholds, fails)
     total = int(np.prod(scores.shape))
@@ -140,13 +140,13 @@ def _misses(scores: CandidateScores, thresholds: Thresholds, fails: dict[str, np
     layers = np.broadcast_to(np.arange(n_layers), scores.shape)
     violations = {
         "pruned_layer": layers - thresholds.first_pruned_layer(n_layers),
-        "induce": (thresholds.induce or 0.0) - np.asarray(scores.steering_score, dtype=np.float64),
-        "kl": np.asarray(scores.kl_div_score, dtype=np.float64) - (thresholds.kl or 0.0),
+        "induce": (thresholds.induce or 0.0) - np.asarray(scores.induce, dtype=np.float64),
+        "kl": np.asarray(scores.kl, dtype=np.float64) - (thresholds.kl or 0.0),
     }
     rank = {rule: np.searchsorted(np.sort(violation[fails[rule]]), violation) for rule, violation in violations.items()}
     found: list[tuple[int, int, Miss]] = []
     for candidate in scores:
-        at = (candidate.position, candidate.layer)
+        at = candidate.place
         failed = tuple(rule for rule in violations if fails[rule][at])
         if failed and not fails["zero_norm"][at] and not fails["nan"][at]:
             found.append((len(failed), sum(int(rank[rule][at]) for rule in failed), Miss(candidate, failed)))
@@ -160,10 +160,10 @@ def _changes(n_layers: int, thresholds: Thresholds, misses: list[Miss]) -> tuple
         candidate = next((miss.candidate for miss in misses if miss.rules == (rule,)), None)
         if candidate is None:
             continue
-        if rule == "kl" and math.isfinite(candidate.kl_div_score):
-            changes.append(ThresholdChange("kl_threshold", _round_up(candidate.kl_div_score), candidate))
-        if rule == "induce" and math.isfinite(candidate.steering_score):
-            changes.append(ThresholdChange("induce_threshold", -_round_up(-candidate.steering_score), candidate))
+        if rule == "kl" and math.isfinite(candidate.kl):
+            changes.append(ThresholdChange("kl_threshold", _round_up(candidate.kl), candidate))
+        if rule == "induce" and math.isfinite(candidate.induce):
+            changes.append(ThresholdChange("induce_threshold", -_round_up(-candidate.induce), candidate))
         if rule == "pruned_layer":
             changes.append(ThresholdChange("prune_layers", _prune_share(n_layers, candidate.layer), candidate))
     return tuple(changes)

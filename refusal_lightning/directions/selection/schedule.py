@@ -4,34 +4,36 @@ same.
 Pruned layers and zero directions are never run. The induce score comes first (it is the cheapest: nothing
 below the candidate's layer changes), the KL score only for those that induce, the bypass score only for those
 that pass both. Within a score, ``proven_out`` drops a candidate as soon as its partial sum proves it out. A
-candidate is dropped only if the exhaustive rule drops it or its bypass score is above another's, so the
-selection is that of an exhaustive run, ties and NaN included.
+candidate is dropped only if the exhaustive rule drops it or its bypass score is above those of ``KEPT`` others, so the
+selection is that of an exhaustive run, ties and NaN included (``tests/directions/test_schedule.py``).
+
+What is next follows from the table of scores alone: an interrupted run goes on by asking again, on any number of
+processes, and does the passes that are left of the same ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from refusal_lightning.directions.selection.bounds import SLACK
-from refusal_lightning.directions.selection.candidates import CandidateScores
-from refusal_lightning.directions.selection.filters import Thresholds, failures
+from refusal_lightning.directions.selection.candidates import CandidateScores, Place, ScoreKind
+from refusal_lightning.directions.selection.filters import RULES, Thresholds, failures
+from refusal_lightning.directions.selection.score_table import ScoreTable, places_of
 
-ScoreKind = Literal["induce", "kl", "bypass"]
 STAGES: tuple[ScoreKind, ...] = ("induce", "kl", "bypass")
 """The order of scoring."""
-FIELDS: dict[ScoreKind, str] = {
-    "induce": "steering_score",
-    "kl": "kl_div_score",
-    "bypass": "refusal_score",
-}
-"""Which score of the table each kind fills."""
-Place = tuple[int, int]
-"""(position, layer) of a candidate, the position negative."""
+KEPT = 5
+"""So many of the best candidates are always scored in full: they are reported, and nothing beaten is among them."""
+SHARED = 8
+"""Candidates that share passes (ablation); those of one layer do for induce scores."""
+ROUND = 16
+"""Bypass scores are computed in rounds: the best of earlier rounds drop candidates of later ones early."""
+
 ProvenOut = Callable[[float, float], bool]
 """Whether a candidate whose mean score lies between two numbers is out."""
 
@@ -44,9 +46,95 @@ class ScoreTask:
     places: tuple[Place, ...]
 
 
-def empty_scores(shape: tuple[int, int]) -> CandidateScores:
-    """A table for (n_positions, n_layers) candidates with no score yet, all NaN, to be filled in place."""
-    return CandidateScores(*np.full((3, *shape), np.nan))
+@dataclass(frozen=True)
+class Work:
+    """What to compute next: tasks of one kind, and when a candidate may be dropped on the way."""
+
+    tasks: list[ScoreTask]
+    proven_out: ProvenOut | None = None
+
+    @property
+    def kind(self) -> ScoreKind:
+        """The kind of score of all its tasks."""
+        return self.tasks[0].kind
+
+    @property
+    def n_candidates(self) -> int:
+        """How many candidates it is about."""
+        return sum(len(task.places) for task in self.tasks)
+
+
+def next_work(
+    mode: str, table: ScoreTable, thresholds: Thresholds, norms: Float[np.ndarray, "position layer"]
+) -> Work | None:
+    """The next scores to compute; None when nothing is left.
+
+    Exhaustive: every score of every candidate. Staged: only what the choice may depend on. Which candidates share a
+    task follows from the scores of earlier kinds and rounds alone, so that an interrupted run, or one on another
+    number of processes, does the same passes.
+    """
+    if mode == "exhaustive":
+        for kind in STAGES:
+            tasks = [task for task in _tasks(kind, table.places()) if not _complete(table, task, ())]
+            if tasks:
+                return Work(tasks)
+        return None
+    out = ruled_out(table, thresholds, norms)
+    upcoming = next_scores(table.means(), table.done, thresholds, norms, out)
+    if upcoming is None:
+        return None
+    kind = upcoming[0]
+    # The whole list of this kind, done or not: how it is divided must not depend on where an earlier run stopped.
+    earlier = {place: reason for place, reason in out.items() if not table.seen[kind][place].any()}
+    done: dict[ScoreKind, np.ndarray] = {**table.done, kind: np.zeros(norms.shape, dtype=bool)}
+    whole = next_scores(_without(table.means(), kind), done, thresholds, norms, earlier)
+    places = whole[1] if whole is not None and whole[0] == kind else upcoming[1]
+    rounds = [places] if kind != "bypass" else [places[i : i + ROUND] for i in range(0, len(places), ROUND)]
+    before: set[Place] = set()
+    for candidates in rounds:
+        tasks = [task for task in _tasks(kind, candidates) if not _complete(table, task, out)]
+        if tasks:
+            bar = bypass_bar(_only(table.means(), before), thresholds, norms, keep=KEPT)
+            return Work(tasks, partial(_is_out, kind, thresholds, bar))
+        before |= set(candidates)
+    return None
+
+
+def near_misses(table: ScoreTable, without: Thresholds, norms: Float[np.ndarray, "position layer"]) -> Work | None:
+    """The next scores that tell which value of a rule would let a candidate through; None when nothing is left.
+
+    ``without`` are the thresholds with that rule switched off. Bypass scores do not matter to it.
+    """
+    work = next_work("staged", table, without, norms)
+    return work if work is not None and work.kind != "bypass" else None
+
+
+def work_by_hand(table: ScoreTable, place: Place) -> Work | None:
+    """The next scores that one candidate lacks; None when it has all."""
+    lacking = [kind for kind in STAGES if not table.done[kind][place]]
+    return Work([ScoreTask(lacking[0], (place,))]) if lacking else None
+
+
+def ruled_out(
+    table: ScoreTable, thresholds: Thresholds, norms: Float[np.ndarray, "position layer"]
+) -> dict[Place, str]:
+    """Candidates that the prompts computed so far prove out, with the reason (see ``proven_out``)."""
+    bar = bypass_bar(table.means(), thresholds, norms, keep=KEPT)
+    found: dict[Place, str] = {}
+    for kind in STAGES:
+        for place in table.partial(kind):
+            reason = proven_out(kind, *table.interval(kind, place), thresholds, bar)
+            if reason is not None:
+                found.setdefault(place, reason)
+    return found
+
+
+def unscored(table: ScoreTable, thresholds: Thresholds, norms: Float[np.ndarray, "position layer"]) -> dict[Place, str]:
+    """Candidates of which scores are missing that might yet pass: neither proven out, nor failing a rule as it is."""
+    done = np.all(list(table.done.values()), axis=0)
+    fails = failures(table.means(), thresholds, norms)
+    out = np.any([fails[rule] for rule in RULES if rule != "nan"], axis=0) | table.computed_nan()
+    return dict.fromkeys(places_of(~done & ~out), "unscored")
 
 
 def next_scores(
@@ -71,9 +159,8 @@ def next_scores(
     for kind in STAGES:
         needed = alive & ~done[kind]
         if needed.any():
-            n_positions = scores.shape[0]
-            return kind, [(int(row) - n_positions, int(layer)) for row, layer in np.argwhere(needed)]
-        alive &= ~np.isnan(getattr(scores, FIELDS[kind]))
+            return kind, places_of(needed)
+        alive &= ~np.isnan(scores[kind])
         if kind != "bypass":
             alive &= ~fails[kind]
     return None
@@ -109,41 +196,35 @@ def bypass_bar(
     size.
     """
     dropped = np.any(list(failures(scores, thresholds, norms).values()), axis=0)
-    known = np.sort(scores.refusal_score[~dropped])
+    known = np.sort(scores.bypass[~dropped])
     return float(known[keep - 1]) if len(known) >= keep else np.inf
 
 
-@dataclass(frozen=True)
-class StagedRun:
-    """What a staged run computed."""
-
-    scores: CandidateScores
-    """The table, NaN where a score was not needed."""
-    evaluations: dict[ScoreKind, int]
-    """How many candidates each kind of score was computed for."""
-
-    def share(self, kind: ScoreKind) -> float:
-        """The share of all candidates that needed this score, 0 to 1."""
-        return self.evaluations[kind] / self.scores.refusal_score.size
-
-    def summary(self) -> str:
-        """One line: how many of the candidates needed each score."""
-        total = self.scores.refusal_score.size
-        parts = (f"{kind} {self.evaluations[kind]} ({self.share(kind):.0%})" for kind in STAGES)
-        return f"scores needed, of {total} candidates: {', '.join(parts)}"
+def _is_out(kind: ScoreKind, thresholds: Thresholds, bar: float, low: float, high: float) -> bool:
+    return proven_out(kind, low, high, thresholds, bar) is not None
 
 
-def staged_scores(
-    score: Callable[[ScoreKind, list[Place]], list[float]],
-    thresholds: Thresholds,
-    norms: Float[np.ndarray, "position layer"],
-) -> StagedRun:
-    """Fill a table in stages; ``score`` gives one kind of score for a list of candidates, in their order."""
-    scores = empty_scores((norms.shape[0], norms.shape[1]))
-    done: dict[ScoreKind, np.ndarray] = {kind: np.zeros(norms.shape, dtype=bool) for kind in STAGES}
-    while (step := next_scores(scores, done, thresholds, norms)) is not None:
-        kind, places = step
-        for place, value in zip(places, score(kind, places), strict=True):
-            getattr(scores, FIELDS[kind])[place] = value
-            done[kind][place] = True
-    return StagedRun(scores, {kind: int(done[kind].sum()) for kind in STAGES})
+def _tasks(kind: ScoreKind, places: Sequence[Place]) -> list[ScoreTask]:
+    """Candidates that share passes: for induce those of one layer, else neighbours in the list."""
+    if kind == "induce":
+        layers = sorted({layer for _, layer in places})
+        return [ScoreTask(kind, tuple(place for place in places if place[1] == layer)) for layer in layers]
+    return [ScoreTask(kind, tuple(places[i : i + SHARED])) for i in range(0, len(places), SHARED)]
+
+
+def _complete(table: ScoreTable, task: ScoreTask, out: Collection[Place]) -> bool:
+    done = table.done[task.kind]
+    return all(done[place] or place in out for place in task.places)
+
+
+def _without(scores: CandidateScores, kind: ScoreKind) -> CandidateScores:
+    """The table before a kind of score was computed."""
+    return replace(scores, **{kind: np.full(scores.shape, np.nan)})
+
+
+def _only(scores: CandidateScores, places: Collection[Place]) -> CandidateScores:
+    """The table with the bypass scores of these candidates only."""
+    bypass = np.full(scores.shape, np.nan)
+    for place in places:
+        bypass[place] = scores.bypass[place]
+    return replace(scores, bypass=bypass)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 
 from refusal_lightning.directions.analysis.bootstrap import bootstrap_weights, percentile_interval
 from refusal_lightning.directions.selection.bounds import refusal_score_bound
-from refusal_lightning.directions.selection.candidates import Candidate, CandidateScores
+from refusal_lightning.directions.selection.candidates import AUTHORS_KEYS, Candidate, CandidateScores
 from refusal_lightning.directions.selection.choose import select
 from refusal_lightning.directions.selection.filters import Thresholds, pruned_layer, zero_norm
 
@@ -100,10 +100,8 @@ class Uncertainty:
             "margin_interval": list(self.margin_interval),
             "top": [
                 {
-                    **top.candidate._asdict(),
-                    "refusal_score_interval": list(top.bypass),
-                    "steering_score_interval": list(top.induce),
-                    "kl_div_score_interval": list(top.kl),
+                    **top.candidate.row(),
+                    **{f"{key}_interval": list(getattr(top, kind)) for kind, key in AUTHORS_KEYS.items()},
                     "wins": top.wins,
                     "passes": top.passes,
                 }
@@ -179,7 +177,7 @@ def _resampled(scores: PromptScores, n_resamples: int, rng: np.random.Generator)
     """Mean bypass, induce and KL score of every candidate in every resample, NaN if any prompt's score is; and the same
     with the best value that a score can take wherever it is missing (see ``bounds``).
 
-    No KL score is below -log 2: in ``bounds.kl_lower_bound`` both terms are below 1.
+    No KL score is below -log 2: in ``bounds.kl_lower_bounds`` both terms are below 1.
     """
     best = refusal_score_bound()
     bypass = _means([(scores.bypass, -best)], n_resamples, rng)

@@ -32,18 +32,18 @@ class ScoredCandidates:
 def bypass_figure(of: ScoredCandidates) -> Figure:
     """Bypass scores."""
     level = of.baseline["harmful"]
-    return _score_figure(of, of.scores.refusal_score, "Ablation, harmful", "bypass score (log-odds)", level)
+    return _score_figure(of, of.scores.bypass, "Ablation, harmful", "bypass score (log-odds)", level)
 
 
 def induce_figure(of: ScoredCandidates) -> Figure:
     """Induce scores."""
     level = of.baseline["harmless"]
-    return _score_figure(of, of.scores.steering_score, "Addition, harmless", "induce score (log-odds)", level)
+    return _score_figure(of, of.scores.induce, "Addition, harmless", "induce score (log-odds)", level)
 
 
 def kl_figure(of: ScoredCandidates) -> Figure:
     """KL scores."""
-    return _score_figure(of, of.scores.kl_div_score, "Ablation, harmless", "KL score (nats)", 0.0)
+    return _score_figure(of, of.scores.kl, "Ablation, harmless", "KL score (nats)", 0.0)
 
 
 def _score_figure(

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
-from refusal_lightning.config import TrainerConfig
 from refusal_lightning.directions.metrics.cosmic import cosmic_scores, least_similar_layers
+from refusal_lightning.directions.selection.candidates import Place
 from refusal_lightning.directions.selection.choose import Selection
-from refusal_lightning.directions.selection.schedule import Place
 from refusal_lightning.distributed.journal import Journal, Record
 from refusal_lightning.distributed.predict import PredictLoop, run_journaled
 from refusal_lightning.inputs.prompts import PromptSet
 from refusal_lightning.io.console import is_main_process
 from refusal_lightning.io.hashing import digest
-from refusal_lightning.models import ChatModel
-from refusal_lightning.stages.select.kept_results import KeptResults
+from refusal_lightning.stages.select.runner import Runner
+from refusal_lightning.stages.select.scoring import Candidates
 from refusal_lightning.store import ActivationStore
 
 log = logging.getLogger(__name__)
@@ -46,8 +44,8 @@ def cosmic_opinion(
     scores = cosmic_scores(means[0], means[1], directions, least_similar_layers(means[0], means[1]))
     survivors = np.zeros(scores.total.shape, dtype=bool)
     for candidate in selection.survivors:
-        survivors[candidate.position, candidate.layer] = True
-    ahead = scores.total[survivors] > scores.total[selection.pos, selection.layer]
+        survivors[candidate.place] = True
+    ahead = scores.total[survivors] > scores.total[selection.place]
     n_positions, n_layers = scores.total.shape
     return {
         "layers": list(scores.layers),
@@ -68,56 +66,45 @@ def cosmic_opinion(
 
 
 def answer_kl_opinion(
-    chat: ChatModel,
-    trainer: TrainerConfig,
-    results: KeptResults,
-    journal_folder: Path,
-    harmless: PromptSet,
-    directions: Float[np.ndarray, "position layer d_model"],
-    places: Sequence[Place],
-    n_tokens: int,
-    batch_size: int,
+    candidates: Candidates, scores_key: str, places: Sequence[Place], n_tokens: int, runner: Runner
 ) -> dict[Place, Float[np.ndarray, " prompt"]]:
-    """KL under ablation over the first tokens of the baseline's own answers, per candidate and prompt.
+    """KL under ablation over the first tokens of the baseline's own answers, per candidate and harmless prompt.
 
-    What is kept or in the journal is not computed again.
+    What is kept or in the journal is not computed again. ``scores_key`` says what the candidates depend on.
     """
-    key = f"answer-kl-{journal_folder.name}"
+    made_from = [scores_key, n_tokens, candidates.chat.stop_ids, ANSWER_KL_VERSION]
+    journal, results = runner.journal("answer-kl", digest(made_from)), runner.results
+    key = f"answer-kl-{journal.folder.name}"
     known: dict[Place, np.ndarray] = {}
     for arrays, _ in results.found(key):
         known |= {(int(p), int(la)): row for (p, la), row in zip(arrays["places"], arrays["kl"], strict=True)}
-    journal = Journal(journal_folder)
-    known |= {tuple(record["place"]): np.array(record["kl"]) for record in journal}
+    known |= _of_records(journal)
     pending = [place for place in places if place not in known]
     if pending:
         if is_main_process():
             results.find_place()
         log.info(f"select: KL over {n_tokens} answer tokens of {len(pending)} candidates")
-        _predict(chat, trainer, journal, harmless, directions, pending, n_tokens, batch_size)
-        known |= {tuple(record["place"]): np.array(record["kl"]) for record in journal}
+        _predict(candidates, pending, n_tokens, runner, journal)
+        known |= _of_records(journal)
 
     def keep(_: list[Record]) -> None:
         arrays = {"places": np.array(list(known), dtype=np.int64), "kl": np.stack(list(known.values()))}
-        results.save(key, arrays, {"n_tokens": n_tokens, "harmless": digest(harmless.hashes)})
+        results.save(key, arrays, {"n_tokens": n_tokens, "harmless": digest(candidates.harmless.hashes)})
 
     journal.drain(keep)
     return {place: known[place] for place in places}
 
 
-def _predict(
-    chat: ChatModel,
-    trainer: TrainerConfig,
-    journal: Journal,
-    harmless: PromptSet,
-    directions: Float[np.ndarray, "position layer d_model"],
-    places: Sequence[Place],
-    n_tokens: int,
-    batch_size: int,
-) -> None:
+def _of_records(records: Iterable[Record]) -> dict[Place, Float[np.ndarray, " prompt"]]:
+    return {tuple(record["place"]): np.array(record["kl"]) for record in records}
+
+
+def _predict(candidates: Candidates, places: Sequence[Place], n_tokens: int, runner: Runner, journal: Journal) -> None:
     from refusal_lightning.modules.answer_kl import AnswerKLModule, AnswerKLResult
 
     def records(result: AnswerKLResult) -> Iterable[dict[str, Any]]:
         yield {"place": result.place, "kl": result.kl}
 
-    module = AnswerKLModule(chat, torch.from_numpy(directions), harmless.token_ids, n_tokens, batch_size)
-    run_journaled(trainer, PredictLoop(module, lambda: list(places)), journal, records)
+    directions, prompts = torch.from_numpy(candidates.directions), candidates.harmless.token_ids
+    module = AnswerKLModule(candidates.chat, directions, prompts, n_tokens, candidates.batch_size)
+    run_journaled(runner.trainer, PredictLoop(module, lambda: list(places)), journal, records)

@@ -1,11 +1,11 @@
-"""Where derived results are kept: in the store, or in the run's folder where the store may only be read."""
+"""Where derived results are kept: in the store, in the run's folder where the store may only be read, or in memory."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,6 +16,35 @@ from refusal_lightning.store.backend.protocol import Backend
 log = logging.getLogger(__name__)
 
 Result = tuple[dict[str, np.ndarray], dict[str, Any]]
+
+
+class Results(Protocol):
+    """Derived arrays with attributes, by key."""
+
+    def found(self, key: str) -> list[Result]:
+        """(arrays, attrs) under a key, of each place that has it."""
+
+    def find_place(self) -> None:
+        """See where results can be saved, before they are computed."""
+
+    def save(self, key: str, arrays: Mapping[str, np.ndarray], attrs: Mapping[str, Any]) -> None:
+        """Keep them under a key, in place of what was there."""
+
+
+class MemoryResults:
+    """Results of this process alone."""
+
+    def __init__(self) -> None:
+        self._saved: dict[str, Result] = {}
+
+    def found(self, key: str) -> list[Result]:
+        return [self._saved[key]] if key in self._saved else []
+
+    def find_place(self) -> None:
+        """There is always one."""
+
+    def save(self, key: str, arrays: Mapping[str, np.ndarray], attrs: Mapping[str, Any]) -> None:
+        self._saved[key] = ({name: np.array(values) for name, values in arrays.items()}, dict(attrs))
 
 
 class KeptResults:

@@ -37,11 +37,11 @@ def replay_choice(path: str, config: SelectConfig, as_json: bool) -> None:
     best = selection.scores
     print(selection.report.text())
     print(
-        f"position {best.position}, layer {best.layer}: bypass {best.refusal_score:.3f}, induce "
-        f"{best.steering_score:.3f}, KL {best.kl_div_score:.4f}; ahead of the next by {selection.margin:.3f}"
+        f"position {best.position}, layer {best.layer}: bypass {best.bypass:.3f}, induce "
+        f"{best.induce:.3f}, KL {best.kl:.4f}; ahead of the next by {selection.margin:.3f}"
     )
     if as_json:
-        print(json.dumps({"pos": selection.pos, "layer": selection.layer, "filtered": len(selection.survivors)}))
+        print(json.dumps({"pos": selection.position, "layer": selection.layer, "filtered": len(selection.survivors)}))
 
 
 def _require_scores(path: Path, scores: CandidateScores, thresholds: Thresholds) -> StagedTable | None:
