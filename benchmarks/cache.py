@@ -26,7 +26,6 @@ import torch
 from refusal_lightning.config import CacheConfig, StoreConfig, TrainerConfig
 from refusal_lightning.data import load_dataset
 from refusal_lightning.inputs.activations import records_of, store_encoding, store_layout
-from refusal_lightning.inputs.candidates import mean_differences
 from refusal_lightning.inputs.prompts import PromptSet, prompt_set
 from refusal_lightning.models import ChatModel, load_chat_model
 from refusal_lightning.models.tokens import left_pad, length_batches
@@ -118,7 +117,8 @@ def main() -> None:
         means = []
         for _ in range(args.rounds):
             started = time.perf_counter()
-            mean_differences(store, sets["harmful_train"], sets["harmless_train"], chat.n_positions)
+            for role in ("harmful_train", "harmless_train"):
+                store.mean("resid_pre", sets[role].hashes, positions=range(-chat.n_positions, 0))
             means.append(time.perf_counter() - started)
         stored = sum(path.stat().st_size for path in (Path(name) / "0").rglob("*") if path.is_file())
         limit = store.estimate(len(tokens), sum(map(len, tokens.values())))

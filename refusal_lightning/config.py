@@ -12,9 +12,6 @@ from typing import Any, Literal
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 HookPoint = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
-EstimatorName = Literal[
-    "mean_difference", "unit_mean_difference", "category_means", "principal_component", "logistic_probe", "lda"
-]
 LossMask = Literal["answer", "paper"]
 Compression = Literal["lz4", "zstd", "none"]
 
@@ -276,9 +273,9 @@ class SelectConfig:
     mode: Literal["staged", "exhaustive"] = "staged"
     """staged: a score is computed only where the rules before it leave a candidate standing (same choice, far less
     work); exhaustive: all three scores of every candidate (for the plots)."""
-    estimators: list[EstimatorName] = field(default_factory=lambda: ["mean_difference"])
-    """Ways to draw a direction from the activations, each scored and chosen from: mean_difference (the paper's),
-    unit_mean_difference, category_means, principal_component, logistic_probe, lda. The first one's is evaluated."""
+    estimators: list[str] = field(default_factory=lambda: ["mean_difference"])
+    """Ways to draw a direction from the activations, each scored and chosen from (docs/selection.md has the list, and
+    --plugins FILE adds your own). The first one's is evaluated."""
     batch_size: int = 32
     """Rows (prompts x candidates) per forward pass."""
     harmful_threshold: float | None = 0.0

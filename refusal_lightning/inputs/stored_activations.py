@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from refusal_lightning.directions.estimators.passes import FEW
-from refusal_lightning.directions.estimators.registry import ESTIMATORS, IN_PASSES
+from refusal_lightning.directions.estimators.spec import EstimatorSpec
 from refusal_lightning.store import ActivationStore
 
 NAME = "resid_pre"
@@ -54,10 +54,12 @@ def blocks(rows: Int[np.ndarray, " prompt"], values: int) -> list[Int[np.ndarray
 
 
 def directions_by_layer(
-    estimator: str, store: ActivationStore, harmful: np.ndarray, harmless: np.ndarray, n_positions: int
+    estimator: EstimatorSpec, store: ActivationStore, harmful: np.ndarray, harmless: np.ndarray, n_positions: int
 ) -> Float[np.ndarray, "position layer d_model"]:
-    """What an estimator makes of the prompts of these rows, float64: a layer at a time, of more prompts a position at
-    a time, of many in passes over them."""
+    """What an estimator of rows makes of the prompts of these rows, float64: a layer at a time, of more prompts a
+    position at a time, of many in passes over them, where it can."""
+    estimate, in_passes = estimator.of_rows, estimator.in_passes
+    assert estimate is not None
     d_model, n = store.layout.d_model, len(harmful) + len(harmless)
     positions = range(-n_positions, 0)
 
@@ -66,9 +68,8 @@ def directions_by_layer(
         return first, second
 
     def of_layer(layer: int) -> Float[np.ndarray, "position d_model"]:
-        if n > max(FEW, d_model):
-            return np.stack([IN_PASSES[estimator](*classes(layer, position)) for position in positions])
-        estimate = ESTIMATORS[estimator]
+        if n > max(FEW, d_model) and in_passes is not None:
+            return np.stack([in_passes(*classes(layer, position)) for position in positions])
         if n * n_positions * d_model * 8 > 2 * BLOCK_BYTES:
             pairs = ([x.together() for x in classes(layer, position)] for position in positions)
             return np.concatenate([estimate(first, second) for first, second in pairs])

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -5,9 +7,19 @@ from hypothesis import strategies as st
 
 from refusal_lightning.directions.estimators.lda import lda, ledoit_wolf_shrinkage
 from refusal_lightning.directions.estimators.logistic_probe import logistic_probe
-from refusal_lightning.directions.estimators.mean_difference import mean_difference, unit
+from refusal_lightning.directions.estimators.mean_difference import mean_difference
 from refusal_lightning.directions.estimators.principal_component import principal_component
 from refusal_lightning.directions.estimators.registry import ESTIMATORS
+from refusal_lightning.directions.estimators.spec import EstimatorSpec
+from refusal_lightning.directions.vectors import unit
+
+OF_ROWS = [name for name, spec in ESTIMATORS.items() if spec.of_rows is not None]
+
+
+def estimate(name: str, harmful: np.ndarray, harmless: np.ndarray) -> np.ndarray:
+    of_rows = ESTIMATORS[name].of_rows
+    assert of_rows is not None
+    return of_rows(harmful, harmless)
 
 
 def planted(
@@ -22,39 +34,39 @@ def planted(
     return (scale * harmful).astype(np.float32), (scale * harmless).astype(np.float32), direction
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("name", OF_ROWS)
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), scale=st.sampled_from([0.01, 1.0, 300.0]))
 def test_recovers_a_planted_direction(name: str, seed: int, scale: float) -> None:
     harmful, harmless, direction = planted(seed, scale=scale)
-    estimate = ESTIMATORS[name](harmful, harmless)
-    assert estimate.shape == direction.shape and estimate.dtype == np.float64
-    assert np.sum(unit(estimate) * direction, axis=-1).min() > 0.9
-    opposite = ESTIMATORS[name](harmless, harmful)
-    np.testing.assert_allclose(opposite, -estimate, atol=1e-5 * float(np.linalg.norm(estimate)))
+    found = estimate(name, harmful, harmless)
+    assert found.shape == direction.shape and found.dtype == np.float64
+    assert np.sum(unit(found) * direction, axis=-1).min() > 0.9
+    opposite = estimate(name, harmless, harmful)
+    np.testing.assert_allclose(opposite, -found, atol=1e-5 * float(np.linalg.norm(found)))
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("name", OF_ROWS)
 def test_recovers_it_with_more_dimensions_than_prompts(name: str) -> None:
     harmful, harmless, direction = planted(1, n=20, m=30, d_model=400, strength=25.0)
-    assert np.sum(unit(ESTIMATORS[name](harmful, harmless)) * direction, axis=-1).min() > 0.93
+    assert np.sum(unit(estimate(name, harmful, harmless)) * direction, axis=-1).min() > 0.93
 
 
-@pytest.mark.parametrize("name", sorted(set(ESTIMATORS) - {"unit_mean_difference"}))
+@pytest.mark.parametrize("name", sorted(set(OF_ROWS) - {"unit_mean_difference"}))
 def test_norm_is_that_of_the_mean_difference_and_zero_stays_zero(name: str) -> None:
     harmful, harmless, _ = planted(2)
     norms = np.linalg.norm(mean_difference(harmful, harmless), axis=-1)
-    np.testing.assert_allclose(np.linalg.norm(ESTIMATORS[name](harmful, harmless), axis=-1), norms)
+    np.testing.assert_allclose(np.linalg.norm(estimate(name, harmful, harmless), axis=-1), norms)
     same = np.repeat(harmful[:1], 5, axis=0)
-    assert not ESTIMATORS[name](same, same[:3]).any()
+    assert not estimate(name, same, same[:3]).any()
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("name", OF_ROWS)
 def test_nan_at_a_position_stays_there(name: str) -> None:
     harmful, harmless, _ = planted(9, n=10, m=12)
-    expected = ESTIMATORS[name](harmful, harmless)[1]
+    expected = estimate(name, harmful, harmless)[1]
     harmful[3, 0, 5] = np.nan
-    found = ESTIMATORS[name](harmful, harmless)
+    found = estimate(name, harmful, harmless)
     assert np.isnan(found[0]).any()
     np.testing.assert_array_equal(found[1], expected)
 
@@ -67,7 +79,7 @@ def test_whitening_estimators_see_past_a_loud_nuisance(name: str) -> None:
     nuisance -= np.sum(nuisance * direction, axis=-1, keepdims=True) * direction
     for x in (harmful, harmless):
         x += 20 * rng.normal(size=(200, 2, 1)) * nuisance
-    cosine = np.sum(unit(ESTIMATORS[name](harmful, harmless)) * direction, axis=-1)
+    cosine = np.sum(unit(estimate(name, harmful, harmless)) * direction, axis=-1)
     plain = np.sum(unit(mean_difference(harmful, harmless)) * direction, axis=-1)
     assert (cosine > 0.9).all() and (cosine > plain + 0.05).any()
 
@@ -127,3 +139,44 @@ def test_logistic_probe_tends_to_the_mean_difference_with_strong_l2() -> None:
     harmful, harmless, _ = planted(8, n=30, m=30)
     weights = unit(logistic_probe(harmful, harmless, l2=1e8))
     np.testing.assert_allclose(weights, unit(mean_difference(harmful, harmless)), atol=1e-5)
+
+
+class Means:
+    """Class means of activations ``[prompt, layer, position, d_model]`` whose categories are known."""
+
+    def __init__(self, harmful: np.ndarray, harmless: np.ndarray, categories: list[str]) -> None:
+        self._harmful, self._harmless, self._categories = harmful, harmless, np.array(categories)
+
+    def harmful(self) -> np.ndarray:
+        return np.asarray(self._harmful.mean(axis=0))
+
+    def harmless(self) -> np.ndarray:
+        return np.asarray(self._harmless.mean(axis=0))
+
+    def harmful_by_category(self) -> list[np.ndarray]:
+        return [self._harmful[self._categories == c].mean(axis=0) for c in sorted(set(self._categories))]
+
+
+def test_of_class_means() -> None:
+    rng = np.random.default_rng(0)
+    harmful, harmless = rng.normal(size=(4, 2, 3, 5)), rng.normal(size=(6, 2, 3, 5))
+    means = Means(harmful, harmless, ["a", "b", "b", "b"])
+    found = {name: spec.of_means(means) for name, spec in ESTIMATORS.items() if spec.of_means is not None}
+    expected = {
+        "mean_difference": mean_difference(harmful.reshape(4, 6, 5), harmless.reshape(6, 6, 5)).reshape(2, 3, 5),
+        "category_means": (harmful[0] + harmful[1:].mean(axis=0)) / 2 - harmless.mean(axis=0),
+    }
+    assert found.keys() == expected.keys()
+    for name, directions in found.items():
+        np.testing.assert_allclose(directions, expected[name], atol=1e-12)
+
+
+def test_a_spec_says_how_and_once() -> None:
+    for how in ({}, {"of_rows": mean_difference, "of_means": Means.harmful}, {"in_passes": print}):
+        with pytest.raises(ValueError, match="the estimator 'mine'"):
+            EstimatorSpec("mine", **how)
+
+
+def test_each_is_in_the_documentation() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "selection.md").read_text()
+    assert all(f"| `{name}` |" in text for name in ESTIMATORS)

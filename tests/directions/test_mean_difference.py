@@ -1,13 +1,9 @@
 import numpy as np
 import pytest
 
-from refusal_lightning.directions.estimators.mean_difference import (
-    category_mean_differences,
-    is_zero,
-    mean_difference,
-    unit,
-    unit_mean_difference,
-)
+from refusal_lightning.directions.estimators.mean_difference import mean_difference
+from refusal_lightning.directions.estimators.unit_mean_difference import unit_mean_difference
+from refusal_lightning.directions.vectors import is_zero, unit
 
 RNG = np.random.default_rng(0)
 HARMFUL = RNG.normal(size=(7, 3, 5)).astype(np.float32)
@@ -41,14 +37,3 @@ def test_unit_norm_and_zero() -> None:
     np.testing.assert_allclose(np.linalg.norm(unit_mean_difference(HARMFUL, HARMLESS), axis=-1), 1.0)
     assert not unit(np.zeros((2, 3))).any()
     assert np.isnan(unit(np.array([[np.nan, 1.0], [3.0, 4.0]]))).tolist() == [[True, True], [False, False]]
-
-
-def test_categories() -> None:
-    names = ["b", "a", "b", "b", "a", "b", "a"]
-    by_name = category_mean_differences(HARMFUL, HARMLESS, names)
-    assert list(by_name) == ["a", "b"]
-    np.testing.assert_allclose(by_name["a"], mean_difference(HARMFUL[[1, 4, 6]], HARMLESS))
-    weighted = (3 * by_name["a"] + 4 * by_name["b"]) / 7
-    np.testing.assert_allclose(weighted, mean_difference(HARMFUL, HARMLESS), atol=1e-12)
-    with pytest.raises(ValueError, match="2 categories for 7"):
-        category_mean_differences(HARMFUL, HARMLESS, ["a", "b"])

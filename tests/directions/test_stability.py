@@ -8,7 +8,8 @@ from refusal_lightning.directions.analysis.stability import (
     doubling_sizes,
     split_cosines_by_n_train,
 )
-from refusal_lightning.directions.estimators.mean_difference import mean_difference, unit
+from refusal_lightning.directions.estimators.mean_difference import mean_difference
+from refusal_lightning.directions.vectors import unit
 from refusal_lightning.errors import UserError
 
 

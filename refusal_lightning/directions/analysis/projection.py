@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from refusal_lightning.directions.estimators.mean_difference import unit
+from refusal_lightning.directions.vectors import unit
 
 QUANTILES = {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
 """The quantiles of ``spread``, by the names of its values."""

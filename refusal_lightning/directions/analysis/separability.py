@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Real
 
 from refusal_lightning.directions.analysis.bootstrap import bootstrap_counts, percentile_interval
-from refusal_lightning.directions.estimators.mean_difference import is_zero
+from refusal_lightning.directions.vectors import is_zero
 
 Layer = tuple[Float[np.ndarray, "harmful position"], Float[np.ndarray, "harmless position"]]
 """One layer's held-out activations of both classes, each projected on the direction of its position."""

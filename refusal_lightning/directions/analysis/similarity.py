@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from refusal_lightning.directions.estimators.mean_difference import is_zero, unit
+from refusal_lightning.directions.vectors import is_zero, unit
 
 
 def cosine_matrix(

@@ -7,8 +7,9 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float
 
-from refusal_lightning.directions.estimators.oriented import solve_per_position
-from refusal_lightning.directions.estimators.passes import Means, Passes, add_scatter, solve_in_passes
+from refusal_lightning.directions.estimators.oriented import solve_in_passes, solve_per_position
+from refusal_lightning.directions.estimators.passes import Means, Passes, add_scatter
+from refusal_lightning.directions.estimators.spec import EstimatorSpec
 
 
 def lda(
@@ -90,3 +91,6 @@ def _optimum(n: int, width: int, squares: float, trace: float, fourth: float) ->
     spread = squared_norm - (trace / n) ** 2 / width
     error = (fourth - n * squared_norm) / n**2
     return float(np.clip(error / spread, 1e-6, 1.0)) if spread > 0 else 1.0
+
+
+SPEC = EstimatorSpec("mean difference whitened by the within-class covariance", lda, lda_in_passes)

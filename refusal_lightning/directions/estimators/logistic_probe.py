@@ -8,8 +8,9 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float
 
-from refusal_lightning.directions.estimators.oriented import solve_per_position
-from refusal_lightning.directions.estimators.passes import Means, Passes, solve_in_passes
+from refusal_lightning.directions.estimators.oriented import solve_in_passes, solve_per_position
+from refusal_lightning.directions.estimators.passes import Means, Passes
+from refusal_lightning.directions.estimators.spec import EstimatorSpec
 
 
 def logistic_probe(
@@ -148,3 +149,6 @@ def _newton_in_passes(
             break
         weights, along, current = weights - size * step, along - size * moved, trial
     return weights
+
+
+SPEC = EstimatorSpec("weights of a logistic probe", logistic_probe, logistic_probe_in_passes)

@@ -9,7 +9,9 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
-from refusal_lightning.directions.estimators.mean_difference import mean_difference, unit
+from refusal_lightning.directions.estimators.mean_difference import mean_difference
+from refusal_lightning.directions.estimators.passes import Means, Passes, mean
+from refusal_lightning.directions.vectors import unit
 
 Solve = Callable[
     [
@@ -35,6 +37,17 @@ def solve_per_position(
             h, s = (np.asarray(x[:, position], dtype=np.float64) for x in (harmful, harmless))
             directions[position] = oriented(solve(h, s, difference), difference)
     return directions
+
+
+def solve_in_passes(
+    solve: Callable[[Passes, Passes, Means], Float[np.ndarray, " d_model"]], harmful: Passes, harmless: Passes
+) -> Float[np.ndarray, " d_model"]:
+    """``solve`` oriented (see ``oriented``); NaN where activations are not all finite."""
+    means = mean(harmful), mean(harmless)
+    difference = means[0] - means[1]
+    if not np.isfinite(difference).all():
+        return np.full_like(difference, np.nan)
+    return oriented(solve(harmful, harmless, means), difference)
 
 
 def oriented(

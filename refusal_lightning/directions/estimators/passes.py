@@ -8,9 +8,6 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Float, Int
 
-from refusal_lightning.directions.estimators.mean_difference import unit_difference
-from refusal_lightning.directions.estimators.oriented import oriented
-
 FEW = 2048
 """Up to so many prompts, or as many as d_model, estimators work on all of them, in a matrix of prompts by prompts;
 above, in passes, on a matrix of d_model by d_model."""
@@ -31,27 +28,6 @@ Means = tuple[Float[np.ndarray, " d_model"], Float[np.ndarray, " d_model"]]
 
 PassesEstimator = Callable[[Passes, Passes], Float[np.ndarray, " d_model"]]
 """From the activations of harmful and of harmless prompts at one position to a direction, float64."""
-
-
-def solve_in_passes(
-    solve: Callable[[Passes, Passes, Means], Float[np.ndarray, " d_model"]], harmful: Passes, harmless: Passes
-) -> Float[np.ndarray, " d_model"]:
-    """``solve`` oriented (see ``oriented``); NaN where activations are not all finite."""
-    means = mean(harmful), mean(harmless)
-    difference = means[0] - means[1]
-    if not np.isfinite(difference).all():
-        return np.full_like(difference, np.nan)
-    return oriented(solve(harmful, harmless, means), difference)
-
-
-def mean_difference_in_passes(harmful: Passes, harmless: Passes) -> Float[np.ndarray, " d_model"]:
-    """As ``mean_difference`` has it."""
-    return mean(harmful) - mean(harmless)
-
-
-def unit_mean_difference_in_passes(harmful: Passes, harmless: Passes) -> Float[np.ndarray, " d_model"]:
-    """As ``unit_mean_difference`` has it."""
-    return unit_difference(mean_difference_in_passes(harmful, harmless))
 
 
 def mean(activations: Passes) -> Float[np.ndarray, " d_model"]:

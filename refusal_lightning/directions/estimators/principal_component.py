@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from refusal_lightning.directions.estimators.oriented import solve_per_position
-from refusal_lightning.directions.estimators.passes import Means, Passes, add_scatter, solve_in_passes
+from refusal_lightning.directions.estimators.oriented import solve_in_passes, solve_per_position
+from refusal_lightning.directions.estimators.passes import Means, Passes, add_scatter
+from refusal_lightning.directions.estimators.spec import EstimatorSpec
 
 
 def principal_component(
@@ -57,3 +58,8 @@ def _top_component_in_passes(harmful: Passes, harmless: Passes, means: Means) ->
 
 def _centred(x: Float[np.ndarray, "prompt d_model"]) -> Float[np.ndarray, "prompt d_model"]:
     return x - x.mean(axis=0)
+
+
+SPEC = EstimatorSpec(
+    "first principal component of the paired differences", principal_component, principal_component_in_passes
+)

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from refusal_lightning.directions.estimators.mean_difference import is_zero, unit
+from refusal_lightning.directions.vectors import is_zero, unit
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from refusal_lightning.directions.estimators.mean_difference import ZERO_NORM
 from refusal_lightning.directions.selection.candidates import Candidate, CandidateScores, Place
 from refusal_lightning.directions.selection.filters import PAPER_THRESHOLDS, RULES, Thresholds, dropped_by, failures
 from refusal_lightning.directions.selection.report import FilterReport, filter_report
+from refusal_lightning.directions.vectors import ZERO_NORM
 from refusal_lightning.errors import UserError
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from refusal_lightning.directions.estimators.mean_difference import ZERO_NORM
 from refusal_lightning.directions.selection.candidates import SCORES, CandidateScores, Place
+from refusal_lightning.directions.vectors import ZERO_NORM
 from refusal_lightning.errors import UserError
 
 RULES = ("zero_norm", "pruned_layer", "nan", "induce", "kl")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from refusal_lightning.config import CacheConfig, DataConfig, ModelConfig, SelectConfig, StoreConfig, TrainerConfig
+from refusal_lightning.directions.estimators.registry import ESTIMATORS
 from refusal_lightning.distributed.process_group import require_same_on_all_ranks
 from refusal_lightning.errors import UserError
 from refusal_lightning.inputs.drawing import drawn_sets
@@ -47,6 +48,7 @@ class SelectionInputs:
 
         Raises UserError where the store lacks some, the filter leaves none, or processes of one run see different ones.
         """
+        ESTIMATORS.require(select.estimators, "select.estimators")
         chat = open_model(model, trainer)
         _require_place(select, chat)
         sets = drawn_sets(chat, data)

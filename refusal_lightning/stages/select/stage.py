@@ -14,6 +14,7 @@ from refusal_lightning.config import (
     StoreConfig,
     TrainerConfig,
 )
+from refusal_lightning.directions.estimators.registry import ESTIMATORS
 from refusal_lightning.directions.selection.choose import NoCandidateError
 from refusal_lightning.distributed.launch import distributed_stage
 from refusal_lightning.distributed.process_group import require_shared_folder
@@ -81,7 +82,7 @@ def _select_with(
     folder = run if estimator == config.estimators[0] else RunFolder(run.estimators, estimator)
     folder.prepare()
     if len(config.estimators) > 1:
-        log.info(f"select: {estimator}")
+        log.info(f"select: {estimator}: {ESTIMATORS[estimator].label}")
     runner = Runner(trainer, KeptResults(inputs.store, folder.path / ".results"), folder.journal, proof)
     result = select_direction(inputs, estimator, config, runner)
     if not is_main_process():
