@@ -15,6 +15,7 @@ from refusal_lightning.config import (
     StoreConfig,
     TrainerConfig,
 )
+from refusal_lightning.directions.estimators.registry import ESTIMATORS
 from refusal_lightning.interventions.registry import INTERVENTIONS
 from refusal_lightning.io.files import writable_folder
 from refusal_lightning.io.serialization import write_json
@@ -36,6 +37,7 @@ def plan(
     plan: PlanConfig,
 ) -> None:
     """Print, and write if asked, what each stage will take and which strategy fits. No weights are loaded."""
+    ESTIMATORS.require(select.estimators, "select.estimators")
     INTERVENTIONS.require(evaluate.interventions, "evaluate.interventions")
     if plan.out is not None:
         writable_folder(Path(plan.out).parent, "plan.out")

@@ -18,11 +18,9 @@ from refusal_lightning.directions.analysis.stability import (
 )
 from refusal_lightning.directions.analysis.stability_in_passes import StabilityInPasses
 from refusal_lightning.directions.estimators.passes import FEW
+from refusal_lightning.directions.estimators.registry import ESTIMATORS
 from refusal_lightning.stages.analyze.analysis import Analysis
 from refusal_lightning.stages.analyze.inputs import AnalysisInputs
-
-OWN_ESTIMATORS = ("mean_difference", "unit_mean_difference")
-"""Those whose directions are as stable as this says: they differ in length alone."""
 
 
 def analyse_stability(m: AnalysisInputs) -> Analysis:
@@ -34,7 +32,7 @@ def analyse_stability(m: AnalysisInputs) -> Analysis:
     rows = [row for i in sorted({i for _, i in cells}) for row in _stability_of_layer(m, i, {p for p, _ in cells})]
     rows.sort(key=lambda row: (row["position"], row["layer"]))  # stable: the order of measures stays
     note = None
-    if m.estimator not in OWN_ESTIMATORS:
+    if not ESTIMATORS[m.estimator].along_mean_difference:
         note = f"stability is that of the mean difference, whatever the estimator ({m.estimator})"
     return Analysis(_stability_headline(m, rows), rows, note=note)
 

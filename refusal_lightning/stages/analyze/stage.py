@@ -21,6 +21,7 @@ from refusal_lightning.config import (
     SelectConfig,
     StoreConfig,
 )
+from refusal_lightning.directions.estimators.registry import ESTIMATORS
 from refusal_lightning.inputs.drawing import drawn_sets
 from refusal_lightning.inputs.model import open_model
 from refusal_lightning.inputs.stored_prompts import StoredPrompts
@@ -55,6 +56,7 @@ def analyze(
     done.
     """
     ANALYSES.require(analyze.analyses, "analyze.analyses")
+    ESTIMATORS.require(select.estimators, "select.estimators")
     if not is_main_process():
         return
     started = time.perf_counter()
