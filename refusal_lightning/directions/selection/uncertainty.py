@@ -17,6 +17,10 @@ from refusal_lightning.directions.selection.choose import select
 from refusal_lightning.directions.selection.filters import Thresholds, pruned_layer, zero_norm
 
 Interval = tuple[float, float]
+CONFIDENCE = 0.95
+"""Of the bootstrap intervals."""
+N_TOP = 5
+"""So many of the best candidates are reported with intervals."""
 AT_ONCE = 4 << 20
 """Weights (resamples x prompts), and scores (candidates x prompts), that are worked on at a time; each takes 8 bytes a
 few times over."""
@@ -122,8 +126,6 @@ def uncertainty(
     norms: Float[np.ndarray, "position layer"],
     rng: np.random.Generator,
     n_resamples: int = 2000,
-    n_top: int = 5,
-    confidence: float = 0.95,
     hopeless: Bool[np.ndarray, "position layer"] | None = None,
 ) -> Uncertainty:
     """Draw harmful and harmless prompts with replacement, filter and choose again each time (percentile
@@ -148,14 +150,14 @@ def uncertainty(
         incomplete &= ~hopeless.ravel()
     rivals = incomplete & _passes(best_induce, best_kl, thresholds) & (best_bypass <= lowest.min(axis=1)[:, None])
 
-    best = selection.survivors[:n_top]
+    best = selection.survivors[:N_TOP]
     columns = [(c.position + means.shape[0]) * means.shape[1] + c.layer for c in best]
     tops = [
         TopCandidate(
             candidate,
-            bypass=_interval(bypass[:, i], confidence),
-            induce=_interval(induce[:, i], confidence),
-            kl=_interval(kl[:, i], confidence),
+            bypass=_interval(bypass[:, i]),
+            induce=_interval(induce[:, i]),
+            kl=_interval(kl[:, i]),
             wins=float(wins[i]),
             passes=float(passing[:, i].mean()),
         )
@@ -164,7 +166,7 @@ def uncertainty(
     margins = bypass[:, columns[1]] - bypass[:, columns[0]] if len(best) > 1 else np.full(1, np.nan)
     return Uncertainty(
         margin=selection.margin,
-        margin_interval=_interval(margins, confidence),
+        margin_interval=_interval(margins),
         top=tuple(tops),
         wins=wins.reshape(means.shape),
         none=float(1 - decided.mean()),
@@ -219,6 +221,6 @@ def _passes(
     return induces & (~np.isnan(kl) if thresholds.kl is None else kl <= thresholds.kl)
 
 
-def _interval(values: Float[np.ndarray, " resample"], confidence: float) -> Interval:
-    low, high = percentile_interval(values, confidence)
+def _interval(values: Float[np.ndarray, " resample"]) -> Interval:
+    low, high = percentile_interval(values, CONFIDENCE)
     return float(low), float(high)
