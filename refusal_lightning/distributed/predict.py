@@ -22,7 +22,7 @@ class PredictLoop:
 
     module: L.LightningModule
     pending: Callable[[], Sequence[Any]]
-    """What is left to do, a key per unit; the first process's answer counts."""
+    """What is left to do, a key per unit; the first process's list counts."""
     batches: Callable[[Any], Iterable[Any]] | None = None
     """Names of a unit's batches; the unit is its only one if left out."""
     make: Callable[[Any], Any] | None = None

@@ -22,7 +22,7 @@ class WorkDataModule(L.LightningDataModule):
     """Units of work, divided contiguously among the processes of a predict loop.
 
     ``pending()`` lists the keys of what is left to do; rank 0's list is broadcast, so that all processes divide
-    the same one however far they started apart. ``expand(key)`` names the batches of a unit (the unit is its only one
+    the same one however far they started apart. ``batches(key)`` names the batches of a unit (the unit is its only one
     if left out), and ``make(name)`` makes a batch when its turn has come, so that they are never all in memory. They
     are of no sampler's making, so what a batch holds never depends on the number of processes. ``prepare()`` runs
     once, on global rank 0, before anything else.
@@ -31,7 +31,7 @@ class WorkDataModule(L.LightningDataModule):
     def __init__(
         self,
         pending: Callable[[], Sequence[Any]],
-        expand: Callable[[Any], Iterable[Any]] | None = None,
+        batches: Callable[[Any], Iterable[Any]] | None = None,
         make: Callable[[Any], Any] | None = None,
         prepare: Callable[[], None] | None = None,
     ) -> None:
@@ -39,7 +39,7 @@ class WorkDataModule(L.LightningDataModule):
         self.prepare_data_per_node = False
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self._pending, self._prepare = pending, prepare
-        self._expand, self._make = expand or _alone, make or _as_it_is
+        self._batches, self._make = batches or _alone, make or _as_it_is
         self._mine: list[Any] = []
 
     def prepare_data(self) -> None:
@@ -54,7 +54,7 @@ class WorkDataModule(L.LightningDataModule):
         self._mine = share_of(keys, rank, world_size)
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        names = [name for key in self._mine for name in self._expand(key)]
+        names = [name for key in self._mine for name in self._batches(key)]
         return DataLoader(names, batch_size=None, shuffle=False, collate_fn=self._make)  # type: ignore[arg-type]
 
 

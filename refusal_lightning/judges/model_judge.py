@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from refusal_lightning.io.text import has_half_character
-from refusal_lightning.judges.response_cache import answer_key
+from refusal_lightning.judges.response_cache import response_key
 from refusal_lightning.judges.verdict import JudgeResponses, Measures, Pair, Verdict
 
 Message = dict[str, str]
@@ -89,7 +89,7 @@ class ModelJudge:
     def _questions(self, pairs: Sequence[Pair]) -> dict[Pair, tuple[str, Question]]:
         """Key and question of each pair that is not clear without asking."""
         asked = {pair: self.question(*pair) for pair in dict.fromkeys(pairs) if self._unasked(pair) is None}
-        return {pair: (answer_key(self.source.identity, question), question) for pair, question in asked.items()}
+        return {pair: (response_key(self.source.identity, question), question) for pair, question in asked.items()}
 
     def _unasked(self, pair: Pair) -> Verdict | None:
         """The verdict on a pair that needs no asking, or cannot be asked about, else None."""

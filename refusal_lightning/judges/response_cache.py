@@ -1,4 +1,4 @@
-"""What judging models answered, kept on disk as it arrives, so that nothing is asked or paid for twice."""
+"""What judging models responded, kept on disk as it arrives, so that nothing is asked or paid for twice."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from refusal_lightning.io.jsonl import read_records
 from refusal_lightning.io.text import whole_characters
 
 
-def answer_key(identity: list[Any], question: Any) -> str:
-    """The hash under which an answer is kept: who was asked (endpoint, model, limits), and what, to the letter.
+def response_key(identity: list[Any], question: Any) -> str:
+    """The hash under which a judge's response is kept: who was asked (endpoint, model, limits), and exactly what.
 
-    The question holds prompt and response. How the answer is read is no part of it: changing the reading, as the paper
-    mode does, asks for nothing again.
+    The question holds the prompt and the completion that is judged. How the response is read is no part of it: changing
+    the reading, as the paper mode does, asks for nothing again.
     """
     return sha256_of(json.dumps([identity, question], sort_keys=True))[:32]
 
 
 class ResponseCache(UserDict[str, str]):
-    """A mapping of key to answer whose every new entry is on disk before the assignment returns.
+    """A mapping of key to response whose every new entry is on disk before the assignment returns.
 
     JSON lines. A line that a kill or a full disk cut short is as if it had never been written; the next one starts on a
     line of its own. Nothing is ever cut off the file, so two processes may append to it at the same time. Raises
@@ -42,14 +42,14 @@ class ResponseCache(UserDict[str, str]):
         except OSError as error:
             raise UserError(f"answers: {str(path)!r} cannot be read: {error.strerror}; name another file") from error
         for record in read_records(content):
-            key, answer = record.get("key"), record.get("answer")
-            if isinstance(key, str) and isinstance(answer, str):
-                # Answers were once kept as they came, halves of characters too.
-                self.data[key] = whole_characters(answer)
+            key, response = record.get("key"), record.get("answer")
+            if isinstance(key, str) and isinstance(response, str):
+                # Responses were once kept as they came, halves of characters too.
+                self.data[key] = whole_characters(response)
         self._ends_whole = content.endswith(b"\n") or not content
 
     def require_writable(self) -> None:
-        """See, before anything is asked and paid for, that answers can be kept. Raises UserError."""
+        """See, before anything is asked and paid for, that responses can be kept. Raises UserError."""
         writable_folder(self.path.parent, "answers")
         if self.path.exists():
             try:
@@ -57,8 +57,8 @@ class ResponseCache(UserDict[str, str]):
             except OSError as error:
                 raise UserError(f"answers: cannot write {str(self.path)!r}: {error.strerror}") from error
 
-    def __setitem__(self, key: str, answer: str) -> None:
-        line = json.dumps({"key": key, "answer": answer}) + "\n"
+    def __setitem__(self, key: str, response: str) -> None:
+        line = json.dumps({"key": key, "answer": response}) + "\n"
         is_new = not self.path.exists()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ class ResponseCache(UserDict[str, str]):
             ) from error
         if is_new:
             sync_folder(self.path.parent)
-        self.data[key] = answer
+        self.data[key] = response
 
     def _append(self, file: RawIOBase, line: bytes) -> None:
         """Write all of a line, in one piece if the disk takes it; what it takes in part counts as cut short."""

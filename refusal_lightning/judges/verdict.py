@@ -10,7 +10,7 @@ Pair = tuple[str, str]
 """``(prompt, response)``: the instruction without any template, and the answer to it."""
 
 JudgeResponses = MutableMapping[str, str]
-"""Raw responses of judging models by :func:`~refusal_lightning.judges.response_cache.answer_key`: known ones are not
+"""Raw responses of judging models by :func:`~refusal_lightning.judges.response_cache.response_key`: known ones are not
 asked for again, and new ones are put in as they arrive."""
 
 Measures = Literal["refusal", "harm"]

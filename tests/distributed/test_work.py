@@ -23,7 +23,7 @@ def test_a_batch_is_made_when_its_turn_has_come():
         made.append(name)
         return f"batch {name}"
 
-    batches = loader(expand=lambda key: [(key, i) for i in range(key)], make=make)
+    batches = loader(batches=lambda key: [(key, i) for i in range(key)], make=make)
     assert len(batches) == 6 and not made
     for count, batch in enumerate(batches, start=1):
         assert len(made) == count and batch == f"batch {made[-1]}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.judges.response_cache import ResponseCache, answer_key
+from refusal_lightning.judges.response_cache import ResponseCache, response_key
 
 
 def test_answers_are_there_for_the_next_reader_at_once(tmp_path):
@@ -99,14 +99,14 @@ def test_unreadable_file_is_named(tmp_path):
 
 
 def test_key_depends_on_everything():
-    base = answer_key(["together", "url", "m", 1], [{"role": "user", "content": "p"}])
-    assert base == answer_key(["together", "url", "m", 1], [{"role": "user", "content": "p"}])
+    base = response_key(["together", "url", "m", 1], [{"role": "user", "content": "p"}])
+    assert base == response_key(["together", "url", "m", 1], [{"role": "user", "content": "p"}])
     others = [
-        answer_key(["openai", "url", "m", 1], [{"role": "user", "content": "p"}]),
-        answer_key(["together", "url", "m2", 1], [{"role": "user", "content": "p"}]),
-        answer_key(["together", "url", "m", 2], [{"role": "user", "content": "p"}]),
-        answer_key(["together", "url", "m", 1], [{"role": "user", "content": "p "}]),
-        answer_key(
+        response_key(["openai", "url", "m", 1], [{"role": "user", "content": "p"}]),
+        response_key(["together", "url", "m2", 1], [{"role": "user", "content": "p"}]),
+        response_key(["together", "url", "m", 2], [{"role": "user", "content": "p"}]),
+        response_key(["together", "url", "m", 1], [{"role": "user", "content": "p "}]),
+        response_key(
             ["together", "url", "m", 1], [{"role": "user", "content": "p"}, {"role": "assistant", "content": ""}]
         ),
     ]
