@@ -24,6 +24,8 @@ from refusal_lightning.interventions.registry import (
 from refusal_lightning.runs.folder import RunFolder
 from runs import write_config, write_data
 
+WRITTEN = ("completions", "evaluations")
+
 
 @pytest.fixture
 def own(monkeypatch) -> None:
@@ -83,6 +85,22 @@ def test_own_interventions_in_files_table_and_report(own, selected: str, capsys)
     assert len(set(losses.values())) == 4
     assert main(["evaluate", "--config", selected]) == 0
     assert "nothing to compute" in capsys.readouterr().out
+
+
+def test_another_version_of_a_plugin_moves_what_the_old_one_made_aside(own, selected: str, monkeypatch, capsys):
+    assert main(["evaluate", "--config", selected]) == 0
+    run = RunFolder(Path(selected).parent / "runs", "tiny")
+    before = set(run.stale.glob("*"))
+    origin = {"plugin": "half.py", "sha256": "1"}
+    monkeypatch.setattr(INTERVENTIONS, "origin", lambda name: origin if name == "half" else {})
+    assert main(["evaluate", "--config", selected]) == 0
+    (folder,) = set(run.stale.glob("*")) - before
+    aside = {str(path.relative_to(folder)) for path in folder.rglob("*.json") if path.name != "run.json"}
+    of_half = {f"completions/{name}_test_half_{what}.json" for name in ("harmful", "harmless") for what in WRITTEN}
+    compared = {f"completions/{name}_test_comparisons.json" for name in ("harmful", "harmless")}
+    assert aside == {*of_half, *compared, "loss_evals/half_loss_eval.json"}
+    made_from = json.loads(run.completion_evaluations("harmful_test", "half").read_text())["made_from"]
+    assert made_from["plugins"] == {"half": origin}
 
 
 def test_an_unknown_intervention_is_refused_before_any_work(selected: str, capsys):

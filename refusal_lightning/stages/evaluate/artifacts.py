@@ -85,12 +85,14 @@ def _files(run: RunFolder, result: EvaluationResult) -> dict[Path, MadeFrom]:
 
 
 def _bound(inputs: EvaluationInputs, interventions: Sequence[str]) -> MadeFrom:
-    """Model and direction; the baseline's results are of any direction."""
+    """Model, direction and plugins; the baseline's results are of any direction."""
     directed = any(INTERVENTIONS[name].needs_direction for name in interventions)
+    plugins = {name: origin for name in interventions if (origin := INTERVENTIONS.origin(name))}
     return {
         "model": digest(inputs.chat.identity),
         "direction": inputs.selected.digest if directed else None,
         "under": list(interventions),
+        **({"plugins": plugins} if plugins else {}),
     }
 
 
