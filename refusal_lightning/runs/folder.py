@@ -141,6 +141,11 @@ class RunFolder:
         return self.path / ".journal"
 
     @property
+    def results(self) -> Path:
+        """Folder of what a run adds to the results of a store that it cannot write."""
+        return self.path / ".results"
+
+    @property
     def estimators(self) -> Path:
         """Folder of the selections by further estimators, each as a run's."""
         return self.path / "estimators"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from refusal_lightning.runs.folder import FILES, RunFolder
 
-FOLDERS = {"journals", "estimators", "stale", "journal"}
+FOLDERS = {"journals", "results", "estimators", "stale", "journal"}
 
 
 def test_every_file_is_some_stages():

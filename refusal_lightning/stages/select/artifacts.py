@@ -102,7 +102,7 @@ def _made_from(result: SelectionResult) -> MadeFrom:
 def _names(run: RunFolder, result: SelectionResult) -> list[Path]:
     """The files that will be written."""
     names = [run.mean_diffs, run.evaluations, run.evaluations_meta, run.filtered, run.filter_report]
-    names += [run.evaluations.parent / f"{name}.png" for name in figures_of(ScoredCandidates)]
+    names += [run.score_plot(name) for name in figures_of(ScoredCandidates)]
     names += [] if result.direction is None else [run.direction, run.direction_metadata]
     names += [] if result.uncertainty is None else [run.uncertainty]
     names += [] if result.cosmic is None else [run.cosmic]
@@ -155,4 +155,4 @@ def _plot(run: RunFolder, result: SelectionResult) -> None:
     chosen = None if isinstance(choice, NoCandidateError) else choice.place
     drawn = draw_all(ScoredCandidates(result.table.means(), tokens, result.inputs.baseline, chosen))
     for name, png in drawn.items():
-        write_bytes(run.evaluations.parent / f"{name}.png", png)
+        write_bytes(run.score_plot(name), png)

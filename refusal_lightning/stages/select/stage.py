@@ -83,7 +83,7 @@ def _select_with(
     folder.prepare()
     if len(config.estimators) > 1:
         log.info(f"select: {estimator}: {ESTIMATORS[estimator].label}")
-    runner = Runner(trainer, KeptResults(inputs.store, folder.path / ".results"), folder.journal, proof)
+    runner = Runner(trainer, KeptResults(inputs.store, folder.results), folder.journal, proof)
     result = select_direction(inputs, estimator, config, runner)
     if not is_main_process():
         return None
