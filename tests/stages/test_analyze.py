@@ -18,6 +18,7 @@ from tiny_models import D_MODEL, N_LAYERS, N_POSITIONS
 from refusal_lightning.cli import main
 from refusal_lightning.config import DataConfig
 from refusal_lightning.directions.analysis.bootstrap import bootstrap_weights
+from refusal_lightning.directions.estimators.registry import ESTIMATORS
 from refusal_lightning.inputs.drawing import drawn_sets
 from refusal_lightning.models import load_chat_model
 from refusal_lightning.models.chat_model import ChatModel
@@ -412,6 +413,11 @@ def test_an_analysis_is_added_by_one_entry(finished, unselected, tmp_path, capsy
     assert main(arguments) == 0
     assert json.loads(_files(tmp_path)["count.json"])["made_from"]["plugin"] == "own.py"
     assert "what is not known to be of this model" in capsys.readouterr().out  # of other code, so the first is aside
+    assert "estimator_from" not in json.loads(_files(tmp_path)["count.json"])["made_from"]
+    monkeypatch.setattr(ESTIMATORS, "origin", lambda name: {"plugin": f"{name}.py", "sha256": "34"})
+    assert main(arguments) == 0
+    made_from = json.loads(_files(tmp_path)["count.json"])["made_from"]
+    assert made_from["estimator_from"] == {"plugin": "mean_difference.py", "sha256": "34"}
     monkeypatch.setattr(REGISTRY, "_entries", {**REGISTRY, "count": AnalysisSpec(count, needs_direction=True)})
     assert "no selected direction, which count is of" in _fails(capsys, *arguments)
 

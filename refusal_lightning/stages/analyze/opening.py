@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from refusal_lightning.config import AnalyzeConfig, CacheConfig, DataConfig, SelectConfig
+from refusal_lightning.directions.estimators.registry import ESTIMATORS
 from refusal_lightning.errors import UserError
 from refusal_lightning.inputs.candidates import estimated_directions
 from refusal_lightning.inputs.drawing import datasets_of
@@ -74,10 +75,12 @@ def _made_from(
     config: AnalyzeConfig,
 ) -> MadeFrom:
     """What every analysis depends on."""
+    plugin = ESTIMATORS.origin(estimator)
     return {
         "model": prompts.chat.identity,
         "store": prompts.store.url,
         "estimator": estimator,
+        **({"estimator_from": plugin} if plugin else {}),
         "prompts": {
             f.prompts.name: {"drawn": f.drawn, "kept": len(f.prompts), "hash": digest(f.prompts.hashes)}
             for f in kept.values()
