@@ -200,3 +200,72 @@ def test_processes_with_other_plugins_are_told_so(selected, tmp_path):
     assert [status for status, _ in ended] == [2, 2]
     (line,) = [line for _, errors in ended for line in errors.splitlines() if line.startswith("refusal_lightning:")]
     assert "the processes of this run differ: plugins is mine.py (sha256 " in line
+
+
+OF_EVERY_KIND = """
+import numpy as np
+from refusal_lightning.data.loss_sets import LOSS_SETS, LossSet
+from refusal_lightning.data.texts import Text
+from refusal_lightning.directions.estimators.registry import ESTIMATORS
+from refusal_lightning.directions.estimators.spec import EstimatorSpec
+from refusal_lightning.interventions.intervention import KeyedIntervention, addition
+from refusal_lightning.interventions.registry import INTERVENTIONS, InterventionSpec
+from refusal_lightning.models.families import FAMILIES, Family
+from refusal_lightning.report.figures.analyses import AnalysisTable
+from refusal_lightning.report.figures.canvas import new_figure
+from refusal_lightning.report.figures.registry import FIGURES, FigureSpec
+from refusal_lightning.stages.analyze.analysis import Analysis
+from refusal_lightning.stages.analyze.registry import ANALYSES, AnalysisSpec
+
+def medians(harmful, harmless):
+    return np.median(harmful, axis=0).astype(float) - np.median(harmless, axis=0)
+
+def twice(direction, layer, role):
+    return KeyedIntervention(addition(direction, layer, 2.0), [layer])
+
+def norms(m):
+    norm = np.linalg.norm(m.directions, axis=-1)
+    return Analysis("norms", [{"position": p, "layer": i, "norm": norm[p, i]} for p in m.positions for i in m.layers])
+
+def drawn(table):
+    figure = new_figure(2, 2)
+    figure.subplots().plot([row["norm"] for row in table.rows])
+    return figure
+
+ESTIMATORS.register("medians", EstimatorSpec("difference of medians", medians))
+INTERVENTIONS.register("twice", InterventionSpec("added twice", twice))
+LOSS_SETS.register("colours", LossSet("colours", lambda request: [Text("Blue is a colour that many people like.")]))
+FAMILIES.register("mine", Family("mine", None, "Q: {instruction} A: ", None, (2,), refusal_words=()))
+ANALYSES.register("norms", AnalysisSpec(norms, "norms"))
+FIGURES.register("norms", FigureSpec(drawn, AnalysisTable, "Norms."))
+"""
+
+
+def test_entries_of_every_kind(tmp_path, tiny_llama_folder, capsys):
+    """One file with an estimator, an intervention, texts, a family, an analysis and its figure, through the stages."""
+    data = write_data(tmp_path / "data", train=6, val=3, test=2)
+    config = write_config(
+        tmp_path,
+        tiny_llama_folder,
+        data,
+        model={"name": str(tiny_llama_folder), "alias": "tiny", "refusal_tokens": ["I"], "family": "mine"},
+        data={"root": str(data), "n_train": 4, "n_val": 2},
+        select={"position": -1, "layer": 1, "estimators": ["medians"]},
+        evaluate={"max_new_tokens": 2, "interventions": ["baseline", "twice"], "losses": ["colours"]},
+        analyze={"analyses": ["norms"]},
+    )
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(OF_EVERY_KIND)
+    for stage in ("cache", "select", "evaluate", "analyze"):
+        done = program(stage, "--config", config, "--plugins", plugin)
+        assert done.returncode == 0, done.stderr
+    run = tmp_path / "runs" / "tiny"
+    record = json.loads((run / "run.json").read_text())
+    kinds = ["estimator medians", "intervention twice", "set of texts colours", "model family mine", "analysis norms"]
+    for stage in ("select", "evaluate", "analyze"):
+        assert record[stage]["plugins"][0]["adds"] == [*kinds, "figure norms"]
+    losses = [json.loads((run / "loss_evals" / f"{name}_loss_eval.json").read_text()) for name in ("baseline", "twice")]
+    assert losses[0]["colours"]["ce_loss"] != losses[1]["colours"]["ce_loss"]
+    assert (run / "analysis" / "norms.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["analyze", "--config", config]) == 2
+    assert "analyze.analyses: there is no analysis 'norms'; there are separability, " in capsys.readouterr().err
