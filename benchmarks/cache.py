@@ -62,7 +62,7 @@ def new_store(folder: Path, chat: ChatModel, config: StoreConfig, tokens: dict[s
 
 def bare(chat: ChatModel, tokens: dict[str, list[int]], shards: tuple[Shard, ...], batch_size: int) -> float:
     """Seconds of the model's body over the same batches; nothing is kept."""
-    body: Any = chat.bridge("cpu").original_model.model
+    body: Any = chat.engine("cpu").model.model
     started = time.perf_counter()
     with torch.inference_mode():
         for shard in shards:
@@ -96,7 +96,7 @@ def main() -> None:
     sets = prompt_sets(chat, args.peak_of or args.prompts)
     tokens = {h: ids for s in sets.values() for h, ids in zip(s.hashes, s.token_ids, strict=True)}
     records = records_of(sets.values())
-    chat.bridge("cpu")
+    chat.engine("cpu")
     with tempfile.TemporaryDirectory() as name:
         if args.peak_of:
             store = new_store(Path(name) / "store", chat, config, tokens)

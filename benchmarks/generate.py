@@ -47,7 +47,7 @@ class Plain:
     def __init__(self, chat: ChatModel, direction: torch.Tensor, layer: int, new_tokens: int) -> None:
         from transformers import AutoModelForCausalLM, GenerationConfig
 
-        self.model: Any = AutoModelForCausalLM.from_pretrained(chat.source, dtype=torch.float32).eval()
+        self.model: Any = AutoModelForCausalLM.from_pretrained(chat.checkpoint.source, dtype=torch.float32).eval()
         self.stop_ids, self.direction, self.layer = set(chat.stop_ids), direction, layer
         self.settings = GenerationConfig(
             max_new_tokens=new_tokens, do_sample=False, eos_token_id=sorted(chat.stop_ids), pad_token_id=0
@@ -91,13 +91,13 @@ class Plain:
 
 def mean_difference(chat: ChatModel, sets: dict[str, PromptSet], layer: int) -> torch.Tensor:
     """Harmful minus harmless mean of ``resid_pre`` at the last position, float32."""
-    bridge = chat.bridge("cpu")
+    engine = chat.engine("cpu")
     means = []
     for item in sets.values():
         total = torch.zeros(chat.d_model, dtype=torch.float64)
-        with torch.inference_mode(), record_activations(bridge, ["resid_pre"], [layer], lambda x: x[:, -1]) as captured:
+        with torch.inference_mode(), record_activations(engine, ["resid_pre"], [layer], lambda x: x[:, -1]) as captured:
             for ids in item.token_ids[:32]:
-                bridge(torch.tensor([ids]), use_cache=False, stop_at_layer=layer + 1, return_type=None)
+                engine.bridge(torch.tensor([ids]), use_cache=False, stop_at_layer=layer + 1, return_type=None)
                 total += captured["resid_pre", layer][0].double()
         means.append(total / min(32, len(item)))
     return (means[0] - means[1]).float()
@@ -108,7 +108,7 @@ def logit_gap(
 ) -> float:
     """Difference between the logits of the two tokens where two answers part, 0 standing for a tie."""
     same = next(i for i, (a, b) in enumerate(zip([*ours, -1], [*plain, -1], strict=False)) if a != b)
-    model = chat.decoder("cpu")
+    model = chat.fast_engine("cpu")
     with torch.inference_mode(), intervene(model, intervention):
         logits = model.model(input_ids=torch.tensor([prompt + ours[:same]]), logits_to_keep=1).logits[0, -1]
     best = logits.topk(2).values
@@ -136,7 +136,7 @@ def main() -> None:
     for name in ("harmful_test", "harmless_test"):
         sets[name] = prompt_set(name, load_dataset(name, instructions_only=True, root=args.data)[: args.prompts], chat)
     direction = mean_difference(chat, sets, args.layer)
-    chat.decoder("cpu")
+    chat.fast_engine("cpu")
     plain = Plain(chat, direction, args.layer, args.new_tokens)
     coefficient = {"harmful_test": -1.0, "harmless_test": 1.0}
     acting = {
@@ -178,7 +178,8 @@ def main() -> None:
     total = sum(answer.n_tokens for each in found.values() for answer in each)
     print(
         f"{len(acting) * args.prompts} answers of at most {args.new_tokens} tokens, {total} tokens, "
-        f"{torch.get_num_threads()} threads; plain: every {args.every}th batch of 8; ours: {chat.decoder('cpu').kind}"
+        f"{torch.get_num_threads()} threads; plain: every {args.every}th batch of 8; "
+        f"ours: {chat.fast_engine('cpu').kind}"
     )
     for side, values in speeds.items():
         print(f"{side:<6} {statistics.median(values):8.1f} tokens/s ({min(values):.1f}-{max(values):.1f})")

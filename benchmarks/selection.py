@@ -45,7 +45,7 @@ class Plain:
     def __init__(self, chat: ChatModel, harmful: list[list[int]], harmless: list[list[int]]) -> None:
         from transformers import AutoModelForCausalLM
 
-        self.model: Any = AutoModelForCausalLM.from_pretrained(chat.source, dtype=torch.float32).eval()
+        self.model: Any = AutoModelForCausalLM.from_pretrained(chat.checkpoint.source, dtype=torch.float32).eval()
         self.refusal_ids, self.harmful, self.harmless = chat.refusal_ids, harmful, harmless
         self.baseline = self.logits(harmless)
 

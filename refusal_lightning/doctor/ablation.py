@@ -66,14 +66,14 @@ def _pass_under(material: CheckContext, intervention: Intervention) -> Ablated:
     Rounding is relative to the largest stream on the way: a massive activation that a late block removes leaves its
     rounding behind.
     """
-    bridge, n_layers = material.bridge, material.chat.n_layers
+    engine, n_layers = material.engine, material.chat.n_layers
     unit = material.direction / material.direction.norm()
 
     def along(x: Float[Tensor, "prompt token d_model"]) -> Float[Tensor, "2 prompt token"]:
         wide = x.cpu().double()  # blocks may be on several devices, or on one without float64
         return torch.stack([(wide @ unit).abs(), wide.norm(dim=-1)])
 
-    known = bridge.hook_dict
+    known = engine.hook_names
     # Where attention and MLP run side by side there is no middle.
     points = [point for point in _POINTS if f"blocks.0.hook_{point}" in known]
     final: list[Tensor] = []
@@ -84,10 +84,10 @@ def _pass_under(material: CheckContext, intervention: Intervention) -> Ablated:
     last = [(_FINAL, keep)] if _FINAL in known else []
     ids, mask = (t.to(material.input_device) for t in left_pad(material.prompts))
     with (
-        intervene(bridge, intervention),
-        record_activations(bridge, points, range(n_layers), along) as captured,
-        bridge.hooks(fwd_hooks=last),
+        intervene(engine, intervention),
+        record_activations(engine, points, range(n_layers), along) as captured,
+        engine.hooks(fwd_hooks=last),
     ):
-        logits: Tensor = bridge(ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
+        logits: Tensor = engine(ids, attention_mask=mask, logits_to_keep=1)
     seen = torch.stack([*captured.values(), *final])[..., mask.bool().cpu()]
     return Ablated(logits[:, -1].float().cpu(), float((seen[:, 0].amax(0) / seen[:, 1].amax(0)).max()))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -14,12 +13,8 @@ from torch import Tensor
 from refusal_lightning.doctor.passes import Ablated, Reading, read
 from refusal_lightning.interventions import Intervention, intervene
 from refusal_lightning.models import ChatModel
+from refusal_lightning.models.engines.protocol import Engine
 from refusal_lightning.models.tokens import left_pad
-
-if TYPE_CHECKING:
-    from transformer_lens.model_bridge import TransformerBridge
-
-    from refusal_lightning.models.engines.native import HookedModel
 
 PROBES = ("What is the capital of France?", "Name three birds that live in a garden.", "Write a line about the sea")
 """Neutral instructions of this project, which may be shown, as no instruction of a dataset is."""
@@ -35,8 +30,6 @@ class CheckContext:
     harmless: Sequence[list[int]] = field(repr=False)
     others: Sequence[list[int]] = field(default=(), repr=False)
     """Further prompts of the run: what shortcuts are exact is found once, for the longest of all."""
-    tell: Callable[[str], None] = lambda text: None
-    """Hears where the model is run the plain way."""
     ablated: Ablated | None = field(default=None, repr=False)
     """The prompts under ablation of ``direction``, once a check has run them (``ablation.ablated``)."""
 
@@ -50,19 +43,19 @@ class CheckContext:
         return [self.chat.encode(instruction) for instruction in PROBES]
 
     @property
-    def bridge(self) -> TransformerBridge:
-        """The model itself; its weights are loaded at the first use."""
-        return self.chat.bridge(self.device)
+    def engine(self) -> Engine:
+        """What runs the model's passes; its weights are loaded at the first use."""
+        return self.chat.engine(self.device)
 
     @property
-    def decoder(self) -> HookedModel:
-        """The model that answers are decoded with; it is made at the first use."""
-        return self.chat.decoder(self.device)
+    def fast_engine(self) -> Engine:
+        """What answers are decoded with; it is made at the first use."""
+        return self.chat.fast_engine(self.device)
 
     @property
     def input_device(self) -> torch.device:
         """Where token ids go: the model may be spread over several devices."""
-        return self.chat.input_device(self.device)
+        return self.engine.input_device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -75,7 +68,7 @@ class CheckContext:
 
     def read(self, prompts: Sequence[list[int]], pads: int = 0) -> list[Reading]:
         """One pass over prompts, left-padded to the longest and by ``pads`` tokens more."""
-        return read(self.bridge, prompts, self.chat.n_positions, pads, self.input_device)
+        return read(self.engine, prompts, self.chat.n_positions, pads, self.input_device)
 
     @property
     def middle(self) -> int:
@@ -100,6 +93,6 @@ class CheckContext:
         """Logits at the last tokens of whole prompts, left-padded in one batch, under an intervention; float32 on the
         CPU. That padded is as alone is what ``padding`` and ``batch`` say."""
         ids, mask = (t.to(self.input_device) for t in left_pad(prompts))
-        with intervene(self.bridge, intervention):
-            logits: Tensor = self.bridge(ids, attention_mask=mask, use_cache=False, logits_to_keep=keep)
+        with intervene(self.engine, intervention):
+            logits: Tensor = self.engine(ids, attention_mask=mask, logits_to_keep=keep)
         return logits[:, -keep:].float().cpu()

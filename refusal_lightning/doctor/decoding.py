@@ -15,11 +15,11 @@ from refusal_lightning.doctor.context import CheckContext
 from refusal_lightning.doctor.finding import Finding
 from refusal_lightning.doctor.padding import worst
 from refusal_lightning.doctor.passes import relative_change
-from refusal_lightning.inference.decoding import decode_batch
+from refusal_lightning.inference.decoding import StoppingRule, decode_batch
 from refusal_lightning.inference.sampling import Sampling
 from refusal_lightning.inference.shortcuts import shares_exactly
 from refusal_lightning.interventions import BASELINE, Intervention, ablation, addition, intervene
-from refusal_lightning.models.engines.native import HookedModel, bridged_model
+from refusal_lightning.models.engines.protocol import Engine
 from refusal_lightning.models.tokens import left_pad
 from refusal_lightning.modules.generation import GenerationBatch, GenerationModule, decodes_apart
 
@@ -64,33 +64,33 @@ def check_decoding(material: CheckContext) -> Finding:
     chat, direction = material.chat, material.direction
     interventions = [ablation(direction), addition(direction, material.middle, -1.0), BASELINE]
     numbers = [i % len(interventions) for i in range(len(material.prompts))]
-    decoder = material.decoder
-    if not decodes_apart(chat, decoder):
+    engine = material.fast_engine
+    if not decodes_apart(chat, engine):
         everything = [*material.prompts, *material.others]
-        shares_exactly(decoder.model, everything, material.input_device, material.tell)
+        shares_exactly(engine.model, everything, material.input_device)
     recorder = _recorder(material)
     module = GenerationModule(chat, interventions, _STEPS, len(numbers), recorder).to(material.device)
     names = [str(row) for row in range(len(numbers))]
     module.predict_step(GenerationBatch(names, material.prompts, names, numbers))
-    compared = f"{len(numbers)} answers begun as `evaluate` does ({decoder.kind}), against whole passes: logits"
+    compared = f"{len(numbers)} answers begun as `evaluate` does ({engine.kind}), against whole passes: logits"
     return _finding("decoding", compared, material, recorder, [interventions[number] for number in numbers])
 
 
 def check_bridge_decoding(material: CheckContext) -> Finding:
     """As the baseline's answers are decoded whose KL `select` takes: the bridge itself, and the model's own cache."""
-    return _with_own_cache(material, bridged_model(material.bridge), "answer tokens", "the KL of answers does")
+    return _with_own_cache(material, material.engine, "answer tokens", "the KL of answers does")
 
 
 def check_harness_decoding(material: CheckContext) -> Finding:
     """As a harness decodes for `capability`: the model that `evaluate` decodes with, and the model's own cache."""
-    return _with_own_cache(material, material.decoder, "harness decoding", "a harness does")
+    return _with_own_cache(material, material.fast_engine, "harness decoding", "a harness does")
 
 
 def _recorder(material: CheckContext) -> _Recorder:
     return _Recorder(1.0, 1.0, 0, torch.tensor(material.chat.stop_ids, dtype=torch.long))
 
 
-def _with_own_cache(material: CheckContext, model: HookedModel, name: str, as_who: str) -> Finding:
+def _with_own_cache(material: CheckContext, engine: Engine, name: str, as_who: str) -> Finding:
     change = ablation(material.direction)
     ids, mask = (t.to(material.input_device) for t in left_pad(material.prompts))
     recorder = _recorder(material)
@@ -98,9 +98,9 @@ def _with_own_cache(material: CheckContext, model: HookedModel, name: str, as_wh
     def choose(logits: Float[Tensor, "row vocab"], rows: list[int], step: int) -> Int[Tensor, " row"]:
         return recorder.choose(logits, torch.tensor(rows, dtype=torch.float64))
 
-    with intervene(model, change):
-        decode_batch(model.model, ids, mask, set(material.chat.stop_ids), _STEPS, choose)
-    compared = f"{len(ids)} answers begun as {as_who} ({model.kind}), ablated, against whole passes: logits"
+    with intervene(engine, change):
+        decode_batch(engine.model, ids, mask, StoppingRule(set(material.chat.stop_ids), _STEPS), choose)
+    compared = f"{len(ids)} answers begun as {as_who} ({engine.kind}), ablated, against whole passes: logits"
     return _finding(name, compared, material, recorder, [change] * len(ids))
 
 

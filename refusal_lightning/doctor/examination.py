@@ -5,17 +5,17 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 
-from refusal_lightning.doctor import MODEL_CHECKS, PROMPT_CHECKS, ROUNDING_CHECKS
 from refusal_lightning.doctor import memory as memory_of
 from refusal_lightning.doctor.context import CheckContext
 from refusal_lightning.doctor.finding import Finding, Verdict
 from refusal_lightning.doctor.passes import Reading
 from refusal_lightning.doctor.precision import check_precision
+from refusal_lightning.doctor.registry import CHECKS
 from refusal_lightning.io.text import one_line
 from refusal_lightning.models import ChatModel
 
@@ -84,16 +84,21 @@ class _Findings:
 def _in_chosen_dtype(inputs: DoctorInputs, made: _Findings) -> tuple[list[Reading], int]:
     """Make all checks. Returns what is to be compared with float32, if anything, and the number of weights.
 
-    The model itself is let go at the end.
+    The model itself is let go where a copy in float32 is to be compared with it.
     """
-    context = CheckContext(replace(inputs.chat), inputs.device, inputs.harmful, inputs.harmless)
-    for name, check in PROMPT_CHECKS.items():
-        made.check(name, partial(check, context))
-    n_weights = sum(p.numel() for p in context.bridge.original_model.parameters())
-    for name, check in MODEL_CHECKS.items():
-        made.check(name, partial(check, context))
-    compare = inputs.chat.dtype != "float32" and not made.one_broke
-    return (context.alone if compare else []), n_weights
+    context = CheckContext(inputs.chat, inputs.device, inputs.harmful, inputs.harmless)
+    for name, check in CHECKS.items():
+        if not check.needs_weights:
+            made.check(name, partial(check.run, context))
+    n_weights = sum(p.numel() for p in context.engine.model.parameters())
+    for name, check in CHECKS.items():
+        if check.needs_weights:
+            made.check(name, partial(check.run, context))
+    if inputs.chat.dtype == "float32" or made.one_broke:
+        return [], n_weights
+    readings = context.alone
+    inputs.chat.release()
+    return readings, n_weights
 
 
 def _in_float32(inputs: DoctorInputs, chosen: list[Reading], n_weights: int, made: _Findings) -> None:
@@ -108,7 +113,8 @@ def _in_float32(inputs: DoctorInputs, chosen: list[Reading], n_weights: int, mad
         advice = f"skipped: a copy in float32 takes about {needed / 1e9:.1f} GB, and {there} free"
         made.add(Finding("precision", f"{dtype} against float32", None, 0.0, "warn", advice))
         return
-    context = CheckContext(replace(inputs.chat, dtype="float32"), inputs.device, inputs.harmful, inputs.harmless)
-    for name, check in ROUNDING_CHECKS.items():
-        made.check(name, partial(check, context))
+    context = CheckContext(inputs.chat.in_dtype("float32"), inputs.device, inputs.harmful, inputs.harmless)
+    for name, check in CHECKS.items():
+        if check.in_float32_too:
+            made.check(name, partial(check.run, context))
     made.check("precision", lambda: check_precision(context, chosen, dtype))

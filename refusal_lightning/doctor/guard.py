@@ -35,7 +35,7 @@ def prove_hooks(first: CheckContext, more: CheckContext, work: Sequence[str]) ->
     """
     chat = first.chat
     if any(kind in ("answers", "harness") for kind in work):
-        first.decoder  # noqa: B018  made outside of inference mode, as without these checks
+        first.fast_engine  # noqa: B018  made outside of inference mode, as without these checks
     found: dict[str, dict[str, Any]] = {}
     for check in (*_ALWAYS, *(_OF_WORK[kind] for kind in work), check_none_left):
         finding = _run(check, first)

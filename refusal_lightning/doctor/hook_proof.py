@@ -56,7 +56,7 @@ class HookProof:
         self._longest = [max((*harmful, *harmless), key=len)]
         key = digest([PROOF_VERSION, chat.identity, self._work, self._prompts])
         self._path = folder / f"hooks-{stage}-{key}.proof"
-        chat.when_loaded = self._prove
+        chat.weights.when_loaded = self._prove
 
     def figures(self) -> dict[str, Any] | None:
         """What each check compared, its figure and bound, by its name; None where this run never loaded the model."""
@@ -70,12 +70,9 @@ class HookProof:
         from refusal_lightning.doctor.context import CheckContext
         from refusal_lightning.doctor.guard import prove_hooks
 
-        def tell(text: str) -> None:
-            log.info(f"{self._stage}: {text}")
-
         started = time.perf_counter()
         first, more = (
-            CheckContext(self._chat, device, *prompts, self._longest, tell) for prompts in (self._prompts, self._more)
+            CheckContext(self._chat, device, *prompts, self._longest) for prompts in (self._prompts, self._more)
         )
         found = prove_hooks(first, more, self._work)
         seconds = time.perf_counter() - started

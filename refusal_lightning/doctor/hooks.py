@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -22,18 +20,18 @@ class _PlantedError(Exception):
 
 def check_hooks(material: CheckContext) -> Finding:
     """Hooks on the model, and its reading of a prompt, after passes that a hook's exception ends."""
-    bridge, n_layers = material.bridge, material.chat.n_layers
+    engine, n_layers = material.engine, material.chat.n_layers
     prompt = material.prompts[0]
-    n_before = count_hooks(bridge)
+    n_before = engine.count_hooks()
     before = _logits(material, prompt)
     vector = torch.ones(material.chat.d_model)
     middle = n_layers // 2
     stream = torch.zeros(1, len(prompt), material.chat.d_model, dtype=material.dtype, device=material.input_device)
     for change in (ablation(vector), addition(vector, 0, 1.0)):
         _failing_pass(material, prompt, change)
-    with skip_blocks(bridge, middle, stream):
+    with skip_blocks(engine, middle, stream):
         _failing_pass(material, prompt, addition(vector, middle, 1.0))
-    left = count_hooks(bridge)
+    left = engine.count_hooks()
     # A hook that is left may raise again, so the model is read only where none is.
     changed = 0.0 if left else relative_change(_logits(material, prompt), before)
     if n_before:
@@ -58,8 +56,8 @@ def check_hooks(material: CheckContext) -> Finding:
 
 def check_none_left(material: CheckContext) -> Finding:
     """Hooks on the model, and blocks that are stepped over, while nothing asks for any."""
-    bridge = material.bridge
-    left = count_hooks(bridge) + sum("forward" in vars(block) for block in bridge.blocks)
+    engine = material.engine
+    left = engine.count_hooks() + sum("forward" in vars(block) for block in engine.blocks)
     advice = (
         "something changes every figure of this model: a hook that was not taken off, or one of somebody else in this "
         "process. Start the process again; where that does not help, report it"
@@ -68,15 +66,9 @@ def check_none_left(material: CheckContext) -> Finding:
     return Finding("no hook left", compared, float(left), 0.0, "fail" if left else "ok", advice if left else "")
 
 
-def count_hooks(bridge: Any) -> int:
-    """Hooks on the model's hook points."""
-    points = {id(point): point for point in bridge.hook_dict.values()}.values()  # a point may have several names
-    return sum(max(len(point.fwd_hooks), len(point._forward_hooks)) for point in points)
-
-
 def _logits(material: CheckContext, prompt: list[int]) -> Float[Tensor, " vocab"]:
     ids, mask = (t.to(material.input_device) for t in left_pad([prompt]))
-    logits: Tensor = material.bridge(ids, attention_mask=mask, use_cache=False, logits_to_keep=1)[0, -1]
+    logits: Tensor = material.engine(ids, attention_mask=mask, logits_to_keep=1)[0, -1]
     return logits.float().cpu()
 
 
@@ -90,8 +82,8 @@ def _failing_pass(material: CheckContext, prompt: list[int], change: Interventio
     last = material.chat.n_layers - 1
     ending = Intervention("error", lambda n_layers: [(f"blocks.{last}.hook_resid_post", fail)])  # type: ignore[list-item]
     try:
-        with intervene(material.bridge, change), intervene(material.bridge, ending):
-            material.bridge(ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
+        with intervene(material.engine, change), intervene(material.engine, ending):
+            material.engine(ids, attention_mask=mask, logits_to_keep=1)
     except _PlantedError:
         return
     raise RuntimeError(f"a hook at the end of block {last} was never called")

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from refusal_lightning.interventions import record_activations
+from refusal_lightning.models.engines.protocol import Engine
 from refusal_lightning.models.tokens import left_pad
-
-if TYPE_CHECKING:
-    from transformer_lens.model_bridge import TransformerBridge
 
 
 @dataclass(frozen=True)
@@ -35,14 +32,14 @@ class Ablated:
 
 
 def read(
-    bridge: TransformerBridge, prompts: Sequence[list[int]], n_positions: int, pads: int, device: torch.device
+    engine: Engine, prompts: Sequence[list[int]], n_positions: int, pads: int, device: torch.device
 ) -> list[Reading]:
     """One pass over prompts, left-padded to the longest and by ``pads`` tokens more; their ids go to the device."""
     ids, mask = left_pad(prompts)
     ids, mask = (torch.nn.functional.pad(t, (pads, 0)).to(device) for t in (ids, mask))
-    layers = range(bridge.cfg.n_layers)
-    with record_activations(bridge, ["resid_pre"], layers, lambda x: x[:, -n_positions:].float().cpu()) as captured:
-        logits = bridge(ids, attention_mask=mask, use_cache=False, logits_to_keep=1)[:, -1].float().cpu()
+    layers = range(engine.n_layers)
+    with record_activations(engine, ["resid_pre"], layers, lambda x: x[:, -n_positions:].float().cpu()) as captured:
+        logits = engine(ids, attention_mask=mask, logits_to_keep=1)[:, -1].float().cpu()
     resid_pre = torch.stack([captured["resid_pre", layer] for layer in layers], dim=1)
     return [Reading(logits[row], resid_pre[row]) for row in range(len(prompts))]
 

@@ -27,8 +27,8 @@ _WHOLE = (
 def check_continuation(material: CheckContext) -> Finding:
     """Logits of every prompt alone, against those of batches that go on from a cache of the template's beginning."""
     chat = material.chat
-    model: Any = material.bridge.original_model
-    shares = shares_exactly(model, material.prompts, material.input_device, lambda text: None)
+    model: Any = material.engine.model
+    shares = shares_exactly(model, material.prompts, material.input_device)
     tokens = PromptSetTokens(material.prompts, len(material.prompts), shares, material.input_device)
     past = prefix_pass(model, tokens.prefix, 1)
     figures = [0.0] * tokens.n_prompts

@@ -19,11 +19,11 @@ def check_writes(material: CheckContext) -> Finding:
 
     Of all blocks at the eoi positions of all prompts; the difference's norm relative to the largest term's.
     """
-    bridge, n_layers = material.bridge, material.chat.n_layers
+    engine, n_layers = material.engine, material.chat.n_layers
     ids, mask = (t.to(material.input_device) for t in left_pad(material.prompts))
     n = material.chat.n_positions
-    with record_activations(bridge, _POINTS, range(n_layers), lambda x: x[:, -n:].float().cpu()) as captured:
-        bridge(ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
+    with record_activations(engine, _POINTS, range(n_layers), lambda x: x[:, -n:].float().cpu()) as captured:
+        engine(ids, attention_mask=mask, logits_to_keep=1)
     figures = []
     for layer in range(n_layers):
         terms = [captured[point, layer] for point in _POINTS[:3]]

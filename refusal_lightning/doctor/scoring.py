@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,10 +18,8 @@ from refusal_lightning.doctor.padding import worst
 from refusal_lightning.doctor.passes import relative_change
 from refusal_lightning.inference.shortcuts import exact_shortcuts
 from refusal_lightning.interventions import addition
-from refusal_lightning.modules.scores import ScoreModule
-
-if TYPE_CHECKING:
-    from transformer_lens.model_bridge import TransformerBridge
+from refusal_lightning.models.engines.protocol import Engine
+from refusal_lightning.modules.scores import CandidateBatch, Part, ScoredPrompts, ScoreModule
 
 _WRONG = (
     "scores of candidates would be wrong: a shortcut of `select` (the shared beginning, stepping over blocks, a "
@@ -39,7 +36,7 @@ def check_scores(material: CheckContext) -> Finding:
     """
     direction, layer = material.direction, material.middle
     everything = [*material.prompts, *material.others]
-    exact_shortcuts(material.bridge, everything, material.input_device, material.tell)
+    exact_shortcuts(material.engine, everything, material.input_device)
     under_ablation = ablated(material).logits
     under_addition = material.plain_logits(material.prompts, addition(direction, layer, 1.0))[:, -1]
     figures: dict[str, list[float]] = {}
@@ -67,7 +64,8 @@ def _pass_logits(material: CheckContext, kind: ScoreKind) -> list[Float[Tensor, 
     directions = torch.zeros(1, chat.n_layers, chat.d_model, dtype=torch.float64)
     directions[place] = material.direction
     baseline = torch.stack([reading.logits for reading in material.alone])
-    module = _Recorded(material, directions, material.prompts, baseline, kind)
+    unbounded = (np.full(len(baseline), -np.inf), np.full(len(baseline), np.inf))
+    module = _Recorded(material, directions, ScoredPrompts(material.prompts, unbounded, baseline), kind)
     module.on_predict_start()
     module.predict_step(ScoreTask(kind, (place,)))
     module.on_predict_end()
@@ -81,27 +79,24 @@ class _Recorded(ScoreModule):
         self,
         material: CheckContext,
         directions: Float[Tensor, "position layer d_model"],
-        prompts: list[list[int]],
-        baseline_logits: Float[Tensor, "prompt vocab"],
+        prompts: ScoredPrompts,
         kind: ScoreKind,
     ) -> None:
-        unbounded = (np.full(len(prompts), -np.inf), np.full(len(prompts), np.inf))
         chat = material.chat  # scores themselves are not looked at, so where no refusal tokens are named any will do
         chat = chat if chat.refusal_ids else replace(chat, refusal_ids=[0])
-        super().__init__(chat, directions, prompts, baseline_logits, kind, len(prompts), unbounded)
+        super().__init__(chat, directions, prompts, kind, batch_size=len(prompts.token_ids))
         self.material = material
         self.logits: dict[int, Tensor] = {}
 
     @property
-    def bridge(self) -> TransformerBridge:
-        return self.material.bridge
+    def engine(self) -> Engine:
+        return self.material.engine
 
     @property
     def input_device(self) -> torch.device:
         return self.material.input_device
 
-    def pass_logits(self, *args: Any) -> Float[Tensor, "row vocab"]:
-        logits = super().pass_logits(*args)
-        *_, bucket = args
-        self.logits.update(zip(bucket.prompts, logits.float().cpu(), strict=True))
+    def pass_logits(self, candidates: CandidateBatch, part: Part) -> Float[Tensor, "row vocab"]:
+        logits = super().pass_logits(candidates, part)
+        self.logits.update(zip(part.bucket.prompts, logits.float().cpu(), strict=True))
         return logits

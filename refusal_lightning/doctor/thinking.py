@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from refusal_lightning.doctor.context import CheckContext
 from refusal_lightning.doctor.finding import Finding
-from refusal_lightning.inference.decoding import decode_greedily
+from refusal_lightning.inference.decoding import StoppingRule, decode_greedily
 from refusal_lightning.models.template import own_template_text
 from refusal_lightning.models.thinking import may_open_thought, opens_thought
 from refusal_lightning.models.tokens import left_pad
@@ -18,7 +18,7 @@ def check_thinking(material: CheckContext) -> Finding:
     chat = material.chat
     may = may_open_thought(own_template_text(chat.tokenizer), chat.tokenizer.decode(chat.eoi_ids))
     ids, mask = (t.to(material.input_device) for t in left_pad(material.probes))
-    answers = decode_greedily(material.bridge.original_model, ids, mask, set(chat.stop_ids), _TOKENS)
+    answers = decode_greedily(material.engine.model, ids, mask, StoppingRule(set(chat.stop_ids), _TOKENS))
     thinks = sum(opens_thought(chat.tokenizer.decode(answer)) for answer in answers)
     signs = [
         text

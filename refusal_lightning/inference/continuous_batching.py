@@ -6,7 +6,7 @@ is what ``decode_greedily`` gives it alone.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,13 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from refusal_lightning.inference.decoding import beyond
+from refusal_lightning.inference.decoding import StoppingRule
 from refusal_lightning.inference.kv_cache import SlotCache
 from refusal_lightning.inference.prefix_cache import continued_pass, prefix_pass, shared_length
 from refusal_lightning.inference.sampling import Sampling
 from refusal_lightning.inference.slots import Slots
 from refusal_lightning.interventions import Intervention, RowInterventions, intervene
-from refusal_lightning.models.engines.native import HookedModel
+from refusal_lightning.models.engines.protocol import Engine
 from refusal_lightning.models.tokens import left_pad
 
 PROMPT_TOKENS = 4096
@@ -43,23 +43,20 @@ class Row:
 
 @torch.inference_mode()
 def decode_rows(
-    model: HookedModel,
+    engine: Engine,
     rows: Sequence[Row],
     interventions: Sequence[Intervention],
-    stop_ids: Collection[int],
-    max_new_tokens: int,
+    stopping: StoppingRule,
     n_slots: int,
     sampling: Sampling | None = None,
     share: bool = True,
-    context: int | None = None,
 ) -> list[list[int]]:
     """The rows' answers as token ids, without the stop token, in the order given.
 
-    ``share`` says whether the beginning that all prompts have is computed once per intervention. An answer also ends
-    where a row has filled the ``context``, in tokens.
+    ``share`` says whether the beginning that all prompts have is computed once per intervention.
     """
     answers: list[list[int]] = [[] for _ in rows]
-    weight = model.model.get_input_embeddings().weight
+    weight = engine.model.get_input_embeddings().weight
     acting = RowInterventions(interventions, weight.device, weight.dtype)
     slots = Slots([len(row.token_ids) for row in rows], n_slots)
     last = [0] * len(slots.rows)  # each slot's last token
@@ -73,14 +70,17 @@ def decode_rows(
             chosen = sampling.choose(logits, torch.stack([rows[row].draw(len(answers[row])) for row in numbers]))
         for slot, row, token in zip(some, numbers, chosen.tolist(), strict=True):
             last[slot] = token
-            if token not in stop_ids:
+            stops = token in stopping.stop_ids
+            if not stops:
                 answers[row].append(token)
             n_tokens = len(rows[row].token_ids) + len(answers[row])
-            if token in stop_ids or len(answers[row]) == max_new_tokens or beyond(n_tokens, context):
+            if stops or len(answers[row]) == stopping.max_new_tokens or stopping.fills_context(n_tokens):
                 slots.leave(slot)
 
-    with intervene(model, acting.intervention()):
-        decoder = _Decoder(model.model, rows, acting, len(interventions), len(slots.rows), max_new_tokens, share)
+    with intervene(engine, acting.intervention()):
+        decoder = _Decoder(
+            engine.model, rows, acting, len(interventions), len(slots.rows), stopping.max_new_tokens, share
+        )
         while not slots.done:
             busy = slots.busy
             for came, logits in decoder.prefill(slots.arrivals(), busy):

@@ -7,6 +7,7 @@ and TransformerBridge's stops on one end token only.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,49 +19,53 @@ Choose = Callable[[Float[Tensor, "row vocab"], list[int], int], Int[Tensor, " ro
 """Next tokens from logits, for the rows of these numbers, each of which has so many tokens already."""
 
 
-def beyond(n_tokens: int, context: int | None) -> bool:
-    """Whether a row of so many tokens is longer than the model can read."""
-    return context is not None and n_tokens > context
+@dataclass(frozen=True)
+class StoppingRule:
+    """When an answer ends: at a stop token, after so many tokens, or where its row has filled the context, in tokens.
+
+    The last token of a row that fills the context could not be read, and is told.
+    """
+
+    stop_ids: Collection[int]
+    max_new_tokens: int
+    context: int | None = None
+
+    def fills_context(self, n_tokens: int) -> bool:
+        """Whether a row of so many tokens, prompt and answer, is longer than the model can read."""
+        return self.context is not None and n_tokens > self.context
 
 
 def decode_greedily(
     model: Any,
     ids: Int[Tensor, "prompt token"],
     mask: Int[Tensor, "prompt token"],
-    stop_ids: Collection[int],
-    max_new_tokens: int,
-    context: int | None = None,
+    stopping: StoppingRule,
 ) -> list[list[int]]:
     """The likeliest continuation of each left-padded prompt, as token ids without the stop token.
 
     ``model`` is a Hugging Face causal language model, hooks and all; they act at the prompt and at every step.
     """
-    return decode_batch(
-        model, ids, mask, stop_ids, max_new_tokens, lambda logits, rows, step: logits.argmax(-1), context
-    )
+    return decode_batch(model, ids, mask, stopping, lambda logits, rows, step: logits.argmax(-1))
 
 
 def decode_batch(
     model: Any,
     ids: Int[Tensor, "prompt token"],
     mask: Int[Tensor, "prompt token"],
-    stop_ids: Collection[int],
-    max_new_tokens: int,
+    stopping: StoppingRule,
     choose: Choose,
-    context: int | None = None,
     cached: bool = True,
 ) -> list[list[int]]:
     """The continuation of each left-padded prompt, with the model's own kind of cache, or without any.
 
-    A row that has met a stop token leaves the batch, so the rest does not pay for it. So does one that has filled the
-    ``context``, in tokens: its last token could not be read.
+    A row that has ended leaves the batch, so the rest does not pay for it.
     """
     answers: list[list[int]] = [[] for _ in range(len(ids))]
     alive = list(range(len(ids)))
     n_tokens = mask.sum(-1).tolist()
     cache = DynamicCache(config=model.config) if cached else None
     tokens = ids
-    for step in range(max_new_tokens):
+    for step in range(stopping.max_new_tokens):
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
         logits = model(
             input_ids=tokens,
@@ -73,10 +78,10 @@ def decode_batch(
         chosen = choose(logits, alive, step).to(ids.device)
         going_on = []
         for row, token in enumerate(chosen.tolist()):
-            if token not in stop_ids:
+            if token not in stopping.stop_ids:
                 answer = answers[alive[row]]
                 answer.append(token)
-                if not beyond(n_tokens[alive[row]] + len(answer), context):
+                if not stopping.fills_context(n_tokens[alive[row]] + len(answer)):
                     going_on.append(row)
         if not going_on:
             break

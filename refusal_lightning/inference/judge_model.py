@@ -103,7 +103,7 @@ def _greedy(model: Any, tokenizer: Any, device: torch.device, batch_size: int) -
     import torch
     from transformers import GenerationConfig
 
-    from refusal_lightning.inference.decoding import decode_greedily
+    from refusal_lightning.inference.decoding import StoppingRule, decode_greedily
 
     ends = [tokenizer.eos_token_id, (model.generation_config or GenerationConfig()).eos_token_id]
     stop_ids = {token for end in ends for token in (end if isinstance(end, list) else [end]) if token is not None}
@@ -115,11 +115,12 @@ def _greedy(model: Any, tokenizer: Any, device: torch.device, batch_size: int) -
 
     def generate(prompts: list[str], max_new_tokens: int) -> list[str]:
         encoded = [encode(prompt) for prompt in prompts]
+        stopping = StoppingRule(stop_ids, max_new_tokens)
         texts = [""] * len(prompts)
         with torch.inference_mode():
             for index in length_batches([len(ids) for ids in encoded], batch_size):
                 ids, mask = (t.to(device) for t in left_pad([encoded[i] for i in index]))
-                for i, answer in zip(index, decode_greedily(model, ids, mask, stop_ids, max_new_tokens), strict=True):
+                for i, answer in zip(index, decode_greedily(model, ids, mask, stopping), strict=True):
                     texts[i] = str(tokenizer.decode(answer, skip_special_tokens=True))
         return texts
 

@@ -7,9 +7,10 @@ with the plain one; where it differs, or its code breaks, the plain way is taken
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,10 +21,10 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from refusal_lightning.inference.prefix_cache import last_logits, positions, prefix_pass, shared_length
 from refusal_lightning.interventions import record_activations, skip_blocks
+from refusal_lightning.models.engines.protocol import Engine
 from refusal_lightning.models.tokens import left_pad
 
-if TYPE_CHECKING:
-    from transformer_lens.model_bridge import TransformerBridge
+log = logging.getLogger(__name__)
 
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4}
 """Largest relative change of a row's logits; half precision: 0.1, since its rounding alone reaches some hundredths."""
@@ -43,43 +44,40 @@ class Shortcuts:
     """A pass may enter at a layer with its ``resid_pre``, the blocks below being stepped over."""
 
 
-def exact_shortcuts(
-    bridge: TransformerBridge, prompts: Sequence[Sequence[int]], device: Any, tell: Callable[[str], None]
-) -> Shortcuts:
+def exact_shortcuts(engine: Engine, prompts: Sequence[Sequence[int]], device: Any) -> Shortcuts:
     """What is exact for prompts of these lengths; found once per model, and again for longer prompts.
 
-    ``tell`` hears, once, of what is done in full instead.
+    What is done in full instead is logged when it is found.
     """
-    model: Any = bridge.original_model
+    model: Any = engine.model
     # What one of the later blocks misses of those that are stepped over shows from the middle, and from the end on.
-    layers = sorted({bridge.cfg.n_layers // 2, bridge.cfg.n_layers - 1})
+    layers = sorted({engine.n_layers // 2, engine.n_layers - 1})
     plain: list[Tensor] = []
     start: dict[int, Tensor] = {}
 
     def run_plain() -> Float[Tensor, "row vocab"]:
         """Once for both questions, with the streams that passes may enter with."""
         if not plain:
-            with record_activations(bridge, ["resid_pre"], layers, lambda x: x) as captured, torch.inference_mode():
+            with record_activations(engine, ["resid_pre"], layers, lambda x: x) as captured, torch.inference_mode():
                 plain.append(last_logits(model, *_two(prompts, device)))
             start.update({layer: captured["resid_pre", layer] for layer in layers})
         return plain[0]
 
-    shares = shares_exactly(model, prompts, device, tell, run_plain)
+    shares = shares_exactly(model, prompts, device, run_plain)
 
     def skips() -> bool:
-        exact = _skips_exactly(bridge, prompts, shares, device, run_plain(), start)
+        exact = _skips_exactly(engine, prompts, shares, device, run_plain(), start)
         if not exact:
-            tell("induce scores run all blocks: on this architecture later blocks need more than the stream")
+            log.info("induce scores run all blocks: on this architecture later blocks need more than the stream")
         return exact
 
-    return Shortcuts(shares, _remembered(_skips, bridge, prompts, skips))
+    return Shortcuts(shares, _remembered(_skips, engine, prompts, skips))
 
 
 def shares_exactly(
     model: Any,
     prompts: Sequence[Sequence[int]],
     device: Any,
-    tell: Callable[[str], None],
     run_plain: Callable[[], Float[Tensor, "row vocab"]] | None = None,
 ) -> bool:
     """Whether the shortest and the longest prompt give, from the shared beginning, the logits of a whole pass.
@@ -92,19 +90,19 @@ def shares_exactly(
     def shares() -> bool:
         exact = keeps_columns(model.config) and _continues_exactly(model, prompts, device, run_plain)
         if not exact:
-            tell("prompts are run whole: on this architecture they cannot go on from the beginning that they share")
+            log.info("prompts are run whole: on this architecture they cannot go on from the beginning that they share")
         return exact
 
     return _remembered(_shares, model, prompts, shares)
 
 
-def steps_exactly(model: Any, prompts: Sequence[Sequence[int]], device: Any, tell: Callable[[str], None]) -> bool:
+def steps_exactly(model: Any, prompts: Sequence[Sequence[int]], device: Any) -> bool:
     """Whether a token that is read after a prompt, from the model's own cache, gives what a whole pass does."""
 
     def steps() -> bool:
         exact = _steps_exactly(model, prompts, device)
         if not exact:
-            tell("every token is decoded in a whole pass: on this architecture it cannot go on from a cache")
+            log.info("every token is decoded in a whole pass: on this architecture it cannot go on from a cache")
         return exact
 
     return _remembered(_steps, model, prompts, steps)
@@ -183,7 +181,7 @@ def _steps_exactly(model: Any, prompts: Sequence[Sequence[int]], device: Any) ->
 
 @torch.inference_mode()
 def _skips_exactly(
-    bridge: TransformerBridge,
+    engine: Engine,
     prompts: Sequence[Sequence[int]],
     shares: bool,
     device: Any,
@@ -194,7 +192,7 @@ def _skips_exactly(
 
     Nothing is added: what later blocks miss of those that are stepped over, they miss with and without.
     """
-    model: Any = bridge.original_model
+    model: Any = engine.model
     ids, mask = _two(prompts, device)
     shared = shared_length(prompts) if shares else 0
     rows = torch.zeros(2, dtype=torch.long, device=ids.device)
@@ -202,9 +200,9 @@ def _skips_exactly(
         past = []
         try:
             if shared:  # the longest prompt has no padding before it
-                with skip_blocks(bridge, layer, stream[1:, :shared]):
+                with skip_blocks(engine, layer, stream[1:, :shared]):
                     past = prefix_pass(model, ids[1:, :shared], 1)
-            with skip_blocks(bridge, layer, stream[:, shared:]):
+            with skip_blocks(engine, layer, stream[:, shared:]):
                 entered = last_logits(model, ids[:, shared:], mask, past, rows)
         except Exception:  # a later block may look for what a lower one leaves behind
             return False

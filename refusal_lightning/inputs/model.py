@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from refusal_lightning.config import ModelConfig, TrainerConfig
 from refusal_lightning.models import ChatModel, load_chat_model
@@ -17,9 +17,9 @@ def open_model(config: ModelConfig, trainer: TrainerConfig | None = None) -> Cha
 
     Raises UserError.
     """
+    if trainer is not None and trainer.strategy == "device_map" and config.device_map is None:
+        config = replace(config, device_map={"": "cpu"} if trainer.accelerator == "cpu" else "auto")
     chat = load_chat_model(**asdict(config))
-    if trainer is not None and trainer.strategy == "device_map" and chat.device_map is None:
-        chat.device_map = {"": "cpu"} if trainer.accelerator == "cpu" else "auto"
     if chat.thinks:
         log.warning(
             f"the prompts of {chat.alias} end in an open thought, so the first token is not the answer's and "

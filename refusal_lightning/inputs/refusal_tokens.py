@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Float
@@ -24,19 +25,27 @@ _AT_ONCE = 64
 """Prompts whose logits are in memory at a time; another number would round the mean otherwise."""
 
 
-def settle_refusal_tokens(
-    chat: ChatModel, store: ActivationStore, harmful: PromptSet, harmless: PromptSet
-) -> list[dict[str, Any]]:
-    """Find the refusal tokens from the stored baseline on the training prompts, where nobody has named them.
+@dataclass(frozen=True)
+class RefusalTokens:
+    """The tokens that refusals begin with, and how likely the baseline makes each on the training prompts."""
 
-    Sets ``chat.refusal_ids``. Returns each refusal token with its mean probabilities, for the record. Raises UserError
-    where no token is much likelier on harmful prompts.
+    ids: list[int]
+    rows: list[dict[str, Any]]
+    """Per token: its id, its text, and its mean probabilities on harmful and harmless prompts."""
+
+
+def find_refusal_tokens(
+    chat: ChatModel, store: ActivationStore, harmful: PromptSet, harmless: PromptSet
+) -> RefusalTokens:
+    """Those of ``chat.refusal_ids``; where nobody has named any, those that the stored baseline shows.
+
+    Raises UserError where no token is much likelier on harmful prompts.
     """
     likely = mean_probabilities(StoredLogits(store, harmful.hashes).pieces(_AT_ONCE))
     otherwise = mean_probabilities(StoredLogits(store, harmless.hashes).pieces(_AT_ONCE))
-    _say_thoughts(chat, likely)
-    found_here = not chat.refusal_ids
-    if found_here:
+    warn_if_thinking(chat, likely)
+    ids = list(chat.refusal_ids)
+    if not ids:
         found = likelier_on_harmful(likely, otherwise)
         if not found:
             raise UserError(
@@ -44,32 +53,32 @@ def settle_refusal_tokens(
                 "cannot be found from the data: the model may not refuse these prompts; else name the tokens that its "
                 'refusals begin with, e.g. model.refusal_tokens: ["I"]'
             )
-        chat.refusal_ids = [entry.token for entry in found]
-    table = [
+        ids = [entry.token for entry in found]
+    rows = [
         {
             "token": token,
             "text": chat.tokenizer.decode([token]),
             "harmful": float(likely[token]),
             "harmless": float(otherwise[token]),
         }
-        for token in chat.refusal_ids
+        for token in ids
     ]
-    if found_here:
-        shown = ", ".join(f"{row['text']!r} ({row['harmful']:.0%} against {row['harmless']:.1%})" for row in table)
+    if not chat.refusal_ids:
+        shown = ", ".join(f"{row['text']!r} ({row['harmful']:.0%} against {row['harmless']:.1%})" for row in rows)
         log.info(
             f"refusal tokens, found as likelier firsts on {harmful.name} than on {harmless.name}: {shown}; "
             "model.refusal_tokens overrides them"
         )
-    covered = sum(row["harmful"] for row in table)
+    covered = sum(row["harmful"] for row in rows)
     if covered < _COVERED:
         log.warning(
             f"the refusal tokens have {covered:.0%} of the first-token probability on {harmful.name}: the "
             "model refuses few of these prompts, or its refusals begin otherwise"
         )
-    return table
+    return RefusalTokens(ids, rows)
 
 
-def _say_thoughts(chat: ChatModel, probabilities: Float[Tensor, " vocab"]) -> None:
+def warn_if_thinking(chat: ChatModel, probabilities: Float[Tensor, " vocab"]) -> None:
     """Say so where the first token is not the answer's, but a thought's."""
     likeliest = int(probabilities.argmax())
     text = chat.tokenizer.decode([likeliest])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from refusal_lightning.config import CacheConfig, SelectConfig, StoreConfig
 from refusal_lightning.inputs.activations import open_store_with, require_candidates
 from refusal_lightning.inputs.prompt_filter import filter_prompts
 from refusal_lightning.inputs.prompts import Filtered, PromptSet
-from refusal_lightning.inputs.refusal_tokens import settle_refusal_tokens
+from refusal_lightning.inputs.refusal_tokens import RefusalTokens, find_refusal_tokens
 from refusal_lightning.models import ChatModel
 from refusal_lightning.store import ActivationStore
 
@@ -20,8 +19,7 @@ class KeptPrompts:
 
     sets: dict[str, Filtered]
     """By role, e.g. ``harmful_val``."""
-    refusal_tokens: list[dict[str, Any]]
-    """Each with its mean probabilities on both kinds of prompts."""
+    refusal_tokens: RefusalTokens
 
 
 @dataclass(frozen=True)
@@ -42,5 +40,6 @@ class StoredPrompts:
 
     def kept(self, config: SelectConfig) -> KeptPrompts:
         """Find the refusal tokens and filter by them, both by the stored baseline. Raises UserError."""
-        tokens = settle_refusal_tokens(self.chat, self.store, self.sets["harmful_train"], self.sets["harmless_train"])
-        return KeptPrompts(filter_prompts(self.store, self.chat, self.sets, config), tokens)
+        tokens = find_refusal_tokens(self.chat, self.store, self.sets["harmful_train"], self.sets["harmless_train"])
+        chat = replace(self.chat, refusal_ids=tokens.ids)
+        return KeptPrompts(filter_prompts(self.store, chat, self.sets, config), tokens)

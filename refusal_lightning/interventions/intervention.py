@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from refusal_lightning.errors import UserError
-from refusal_lightning.models.blocks import STREAM, block_facts
-from refusal_lightning.models.engines.native import HookedModel
-
-if TYPE_CHECKING:
-    from transformer_lens.model_bridge import TransformerBridge
+from refusal_lightning.models.blocks import STREAM
+from refusal_lightning.models.engines.protocol import Engine
 
 HookFunction = Callable[[Tensor, Any], Tensor]
 
@@ -103,30 +100,29 @@ def _project_out(unit: Float[Tensor, " d_model"]) -> HookFunction:
 
 
 @contextmanager
-def intervene(bridge: TransformerBridge | HookedModel, intervention: Intervention) -> Iterator[None]:
+def intervene(engine: Engine, intervention: Intervention) -> Iterator[None]:
     """Run the body with the intervention's hooks on the model; they come off at the end, also after an exception."""
-    facts = bridge.facts if isinstance(bridge, HookedModel) else block_facts(bridge)
-    pairs = list(intervention.hooks(bridge.cfg.n_layers))
-    if intervention.everywhere is not None and not facts.adds_up:
-        pairs = _at_the_stream(pairs, intervention.everywhere, bridge)
-    known = bridge.hook_dict if pairs else {}  # made anew whenever it is asked for
+    pairs = list(intervention.hooks(engine.n_layers))
+    if intervention.everywhere is not None and not engine.facts.adds_up:
+        pairs = _at_the_stream(pairs, intervention.everywhere, engine)
+    known = engine.hook_names if pairs else ()
     for name, _ in pairs:
         if name not in known:
             raise UserError(f"{intervention.name} needs the hook {name}, which this model's architecture does not have")
-    with bridge.hooks(fwd_hooks=pairs):
+    with engine.hooks(fwd_hooks=pairs):
         yield
 
 
 def _at_the_stream(
-    pairs: Sequence[tuple[str, HookFunction]], everywhere: HookFunction, bridge: TransformerBridge | HookedModel
+    pairs: Sequence[tuple[str, HookFunction]], everywhere: HookFunction, engine: Engine
 ) -> list[tuple[str, HookFunction]]:
     """The pairs that there are hooks for, and the stream itself: every block's input, middle and output.
 
     Whatever writes into the stream, what reads it gets it with ``everywhere`` applied. Raises UserError where the
     stream cannot be reached.
     """
-    known = bridge.hook_dict
-    streams = [f"blocks.{layer}.hook_{point}" for layer in range(bridge.cfg.n_layers) for point in STREAM]
+    known = engine.hook_names
+    streams = [f"blocks.{layer}.hook_{point}" for layer in range(engine.n_layers) for point in STREAM]
     wanted = {name for name in streams if not name.endswith("mid") or name in known}
     missing = sorted(wanted - set(known))
     if missing:

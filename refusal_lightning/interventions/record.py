@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from refusal_lightning.errors import UserError
-
-if TYPE_CHECKING:
-    from transformer_lens.model_bridge import TransformerBridge
+from refusal_lightning.models.engines.protocol import Engine
 
 Take = Callable[[Tensor], Tensor]
 
 
 @contextmanager
 def record_activations(
-    bridge: TransformerBridge, hook_points: Sequence[str], layers: Sequence[int], take: Take
+    engine: Engine, hook_points: Sequence[str], layers: Sequence[int], take: Take
 ) -> Iterator[dict[tuple[str, int], Tensor]]:
     """Record hook points of blocks during the body.
 
@@ -35,9 +33,9 @@ def record_activations(
         return record
 
     pairs = [(f"blocks.{layer}.hook_{point}", recorder(point, layer)) for point in hook_points for layer in layers]
-    known = bridge.hook_dict  # made anew whenever it is asked for
+    known = engine.hook_names
     for name, _ in pairs:
         if name not in known:
             raise UserError(f"this model's architecture has no hook {name}; leave its hook point out")
-    with bridge.hooks(fwd_hooks=pairs):
+    with engine.hooks(fwd_hooks=pairs):
         yield captured

@@ -8,38 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
-from refusal_lightning.models.blocks import block_facts
-
-if TYPE_CHECKING:
-    from transformer_lens.model_bridge import TransformerBridge
+from refusal_lightning.models.engines.protocol import Engine
 
 
 @contextmanager
-def skip_blocks(
-    bridge: TransformerBridge, layer: int, resid_pre: Float[Tensor, "prompt token d_model"]
-) -> Iterator[None]:
+def skip_blocks(engine: Engine, layer: int, resid_pre: Float[Tensor, "prompt token d_model"]) -> Iterator[None]:
     """During the body a forward pass enters at ``layer`` with ``resid_pre``; run it with ``use_cache=False``.
 
     Hooks of the blocks below ``layer`` do not fire; those of ``layer`` and above do. The blocks are themselves
     again at the end, also after an exception. A block that is stepped over gives back what it always does, a tensor or
     a tuple; what else it does (write keys that a later block reads) it does not.
     """
-    facts = block_facts(bridge)
-    lower = [bridge.blocks[index] for index in range(layer)]
+    lower = list(engine.blocks)[:layer]
 
     def step_over(index: int) -> Callable[..., Any]:
-        return lambda *args, **kwargs: facts.output(index, resid_pre)
+        return lambda *args, **kwargs: engine.facts.output(index, resid_pre)
 
     try:
         for index, block in enumerate(lower):
             vars(block)["forward"] = step_over(index)  # setattr would reach through to the wrapped module
         if layer == 0:
-            with bridge.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", lambda activation, hook: resid_pre)]):
+            with engine.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", lambda activation, hook: resid_pre)]):
                 yield
         else:
             yield

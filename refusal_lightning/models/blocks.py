@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 STREAM = ("resid_pre", "resid_mid", "resid_post")
 """A block's hook points where the residual stream itself can be reached, as far as an architecture has them."""
 _POINTS = ("resid_pre", "attn_out", "mlp_out", "resid_post")
-_known: WeakKeyDictionary[Any, BlockFacts] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -41,15 +39,9 @@ class BlockFacts:
         return residual if n_given is None else (residual, *[None] * (n_given - 1))
 
 
-def block_facts(bridge: TransformerBridge) -> BlockFacts:
-    """Facts about a model's blocks, found at the first call, when no hooks may be on it."""
-    if bridge not in _known:
-        _known[bridge] = _examine(bridge)
-    return _known[bridge]
-
-
 @torch.inference_mode()
-def _examine(bridge: TransformerBridge) -> BlockFacts:
+def block_facts(bridge: TransformerBridge) -> BlockFacts:
+    """Facts about a model's blocks, found in two small passes; no hooks may be on it."""
     model: Any = bridge.original_model
     if not hasattr(bridge, "blocks"):
         return BlockFacts((), False, "TransformerLens knows it without a list of blocks")

@@ -6,20 +6,19 @@ gigabytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.io.hashing import sha256_of
-from refusal_lightning.io.side_effects import no_processors
-from refusal_lightning.io.text import one_line
-from refusal_lightning.models.blocks import block_facts
+from refusal_lightning.models.checkpoint import Checkpoint, DeviceMap
+from refusal_lightning.models.engines.bridge import BridgeEngine
+from refusal_lightning.models.engines.protocol import Engine
 from refusal_lightning.models.families import FAMILIES, Family, family_of
 from refusal_lightning.models.fingerprint import weights_digest
 from refusal_lightning.models.pretrained import model_source, read_model_files
-from refusal_lightning.models.qwen1.checkpoint import load_qwen1
 from refusal_lightning.models.template import (
     ChatTemplate,
     eoi_token_ids,
@@ -29,21 +28,15 @@ from refusal_lightning.models.template import (
 )
 from refusal_lightning.models.thinking import leaves_thought_open
 from refusal_lightning.models.tokens import single_token_ids
+from refusal_lightning.models.weights import Weights
 
 if TYPE_CHECKING:
     import torch
-    from transformer_lens.model_bridge import TransformerBridge
-    from transformers import Qwen2Config
-
-    from refusal_lightning.models.engines.native import HookedModel
-
-DeviceMap = str | dict[str, int | str]
-"""`auto`, or the device of each part of a model: a GPU's number, `cpu` or `disk`."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class ChatModel:
-    """A chat model as the stages see it.
+    """A chat model as the stages see it; copies of it share its weights.
 
     ``identity`` is what its activations depend on (weights or commit, dtype, tokenizer, template, eoi tokens);
     ``n_positions`` eoi positions are read, -n_positions to -1. ``refusal_ids`` is empty until it is found from data,
@@ -51,8 +44,6 @@ class ChatModel:
     """
 
     alias: str
-    source: str
-    dtype: str
     tokenizer: Any
     template: ChatTemplate
     eoi_ids: list[int]
@@ -63,16 +54,20 @@ class ChatModel:
     vocab_size: int
     context: int | None
     identity: dict[str, Any]
-    revision: str | None = None
-    trust_remote_code: bool = False
-    device_map: DeviceMap | None = None
-    offload_folder: str | None = None
-    qwen1_config: Qwen2Config | None = field(default=None, repr=False)
-    """Set for a first-generation Qwen model, which is loaded as a Qwen-2 one of this configuration."""
-    when_loaded: Callable[[str | torch.device], None] | None = field(default=None, repr=False)
-    """Called with the device whenever the weights have been loaded, before anything else uses them."""
-    _bridge: TransformerBridge | None = field(default=None, repr=False)
-    _decoder: HookedModel | None = field(default=None, repr=False)
+    weights: Weights = field(repr=False)
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return self.weights.checkpoint
+
+    @property
+    def dtype(self) -> str:
+        return self.checkpoint.dtype
+
+    @property
+    def spread(self) -> bool:
+        """Whether one copy of the weights lies over several devices."""
+        return self.checkpoint.device_map is not None
 
     @property
     def n_positions(self) -> int:
@@ -90,92 +85,22 @@ class ChatModel:
             raise UserError(f"the prompt has {len(ids)} tokens, the model's context holds {self.context}")
         return ids
 
-    def bridge(self, device: str | torch.device) -> TransformerBridge:
-        """The model itself, loaded at the first call and kept; its hooks carry TransformerLens names.
+    def engine(self, device: str | torch.device) -> BridgeEngine:
+        """What runs the model's passes; its weights are loaded at the first call, of whichever copy, and kept."""
+        return self.weights.engine(device)
 
-        It is on the device, or where ``device_map`` puts it. Residuals are the Hugging Face model's own: no folded
-        norms, no centred weights.
-        """
-        import torch
-        from transformers.utils.logging import disable_progress_bar
-
-        if self._bridge is None:
-            disable_progress_bar()
-            try:
-                bridge = self._boot(str(device))
-                bridge.requires_grad_(False)
-                bridge.eval()
-                facts = block_facts(bridge)
-            except (torch.OutOfMemoryError, UserError):
-                raise
-            except Exception as error:  # whatever an architecture's code makes of a first pass
-                what = f"{type(error).__name__}: " if not isinstance(error, OSError | ValueError) else ""
-                raise UserError(f"model {self.source!r} cannot be loaded: {what}{one_line(error)}") from error
-            if facts.problem is not None:
-                name = type(bridge.original_model).__name__
-                raise UserError(f"{name} cannot be measured here: {facts.problem}; choose another model")
-            self._bridge = bridge
-            if self.when_loaded is not None:
-                try:
-                    self.when_loaded(device)
-                except BaseException:
-                    self.release()
-                    raise
-        return self._bridge
-
-    def _boot(self, device: str) -> TransformerBridge:
-        import torch
-        from transformer_lens.model_bridge import TransformerBridge
-
-        dtype = getattr(torch, self.dtype)
-        places = self.device_map.values() if isinstance(self.device_map, dict) else ()
-        gpus = {int(str(place).removeprefix("cuda:")) for place in places if place not in ("cpu", "disk")}
-        if gpus and max(gpus) >= torch.cuda.device_count():
-            raise UserError(
-                f"model.device_map names GPU {max(gpus)}, and this machine shows {torch.cuda.device_count()} GPUs "
-                "(counted from 0)"
-            )
-        spread = {"device_map": self.device_map, "offload_folder": self.offload_folder}
-        if self.qwen1_config is None:
-            placement: dict[str, Any] = {"device": device} if self.device_map is None else spread
-        else:
-            within = {"device_map": {"": device}} if self.device_map is None else spread
-            model = load_qwen1(self.source, self.revision, self.qwen1_config, dtype, **within)
-            # The bridge would place it again, and takes either a device or a model that is spread already.
-            placement = {"hf_model": model, "device": device if self.device_map is None else None}
-        with no_processors():
-            return TransformerBridge.boot_transformers(
-                self.source,
-                dtype=dtype,
-                tokenizer=self.tokenizer,
-                revision=self.revision,
-                trust_remote_code=self.trust_remote_code,
-                **placement,
-            )
+    def fast_engine(self, device: str | torch.device) -> Engine:
+        """The same weights for decoding, without the bridge's price per pass where that can be had."""
+        return self.weights.fast_engine(device)
 
     def release(self) -> None:
-        """Let go of the weights; they are loaded again when they are next asked for."""
-        self._bridge = self._decoder = None
+        """Let go of the weights, for all copies; they are loaded again when they are next asked for."""
+        self.weights.release()
 
-    def input_device(self, device: str | torch.device) -> torch.device:
-        """Where token ids go: the device, or that of the embedding where ``device_map`` spreads the model."""
-        import torch
-
-        if self.device_map is None:
-            return torch.device(device)
-        embedding = torch.device(str(self.bridge(device).cfg.device))
-        # Weights that are off-loaded are nowhere until they are needed; then they are in the CPU's memory.
-        return torch.device("cpu") if embedding.type == "meta" else embedding
-
-    def decoder(self, device: str | torch.device) -> HookedModel:
-        """The same weights for decoding, without the bridge's price per pass where that can be had; kept as well."""
-        from refusal_lightning.models.engines.native import bridged_model, hooked_model
-
-        if self._decoder is None:
-            bridge = self.bridge(device)
-            # A model that is spread over devices is called as it was spread.
-            self._decoder = hooked_model(bridge) if self.device_map is None else bridged_model(bridge)
-        return self._decoder
+    def in_dtype(self, dtype: str) -> ChatModel:
+        """The same model in another dtype, with weights of its own."""
+        weights = Weights(replace(self.checkpoint, dtype=dtype))
+        return replace(self, identity={**self.identity, "dtype": dtype}, weights=weights)
 
 
 def load_chat_model(
@@ -205,62 +130,77 @@ def load_chat_model(
     config, tokenizer = files.config, files.tokenizer
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(f"model {name!r} is an encoder-decoder; only decoder-only chat models are supported")
-    if entry and template_options:
-        raise UserError(
-            f"model.template_options go with the tokenizer's own chat template, and {name!r} is spoken to through that "
-            f"of family {entry.name}; set model.family: tokenizer, or remove them"
-        )
-    template = (
-        family_template(entry, tokenizer, system_prompt)
-        if entry
-        else tokenizer_template(tokenizer, system_prompt, name, template_options)
-    )
+    if entry:
+        template = _template_of(entry, tokenizer, system_prompt, name, template_options)
+    else:
+        template = tokenizer_template(tokenizer, system_prompt, name, template_options)
     if answer_prefix:
         template = with_answer_prefix(template, answer_prefix)
     # With a prefix the paper's count of positions, where it is not the derived one, would not reach the template.
     eoi_ids = eoi_token_ids(template, tokenizer, entry.n_positions if entry and not answer_prefix else None)
-    if refusal_tokens is None:
-        if entry:
-            _require_vocabulary(entry, tokenizer, name)
-        refusal_tokens = entry.refusal_tokens if entry else "auto"
-    refusal_ids = (
-        [] if refusal_tokens == "auto" else single_token_ids(refusal_tokens, tokenizer, "model.refusal_tokens")
-    )
-    more_stops = single_token_ids(
-        [*(entry.stop_tokens if entry else ()), *(stop_tokens or ())], tokenizer, "stop token"
-    )
+    refusal_ids = _refusal_ids(entry, tokenizer, refusal_tokens, name)
     text_config = config.get_text_config()
-    local = Path(source).is_dir()
-    identity = {
-        "model": {"weights_sha256": weights_digest(Path(source), trust_remote_code)}
-        if local
-        else {"name": name, "commit": files.commit},
-        "dtype": dtype,
-        "tokenizer_sha256": _tokenizer_digest(tokenizer),
-        "template": template.text,
-        "system_prompt": system_prompt,
-        "eoi_token_ids": eoi_ids,
-    }
-    return ChatModel(
-        alias=alias or _alias(name),
-        source=source,
-        dtype=dtype,
-        tokenizer=tokenizer,
-        template=template,
-        eoi_ids=eoi_ids,
-        refusal_ids=refusal_ids,
-        stop_ids=sorted({*files.end_ids, *more_stops}),
-        n_layers=text_config.num_hidden_layers,
-        d_model=text_config.hidden_size,
-        vocab_size=text_config.vocab_size,
-        context=getattr(text_config, "max_position_embeddings", None),
-        identity=identity,
-        revision=None if local else files.commit or revision,
+    checkpoint = Checkpoint(
+        source,
+        dtype,
+        tokenizer,
+        revision=None if Path(source).is_dir() else files.commit or revision,
         trust_remote_code=trust_remote_code,
         device_map=device_map,
         offload_folder=offload_folder,
         qwen1_config=config if files.is_qwen1 else None,
     )
+    return ChatModel(
+        alias=alias or _alias(name),
+        tokenizer=tokenizer,
+        template=template,
+        eoi_ids=eoi_ids,
+        refusal_ids=refusal_ids,
+        stop_ids=_stop_ids(entry, tokenizer, stop_tokens, files.end_ids),
+        n_layers=text_config.num_hidden_layers,
+        d_model=text_config.hidden_size,
+        vocab_size=text_config.vocab_size,
+        context=getattr(text_config, "max_position_embeddings", None),
+        identity={
+            "model": _which_model(source, name, files.commit, trust_remote_code),
+            "dtype": dtype,
+            "tokenizer_sha256": _tokenizer_digest(tokenizer),
+            "template": template.text,
+            "system_prompt": system_prompt,
+            "eoi_token_ids": eoi_ids,
+        },
+        weights=Weights(checkpoint),
+    )
+
+
+def _template_of(
+    entry: Family, tokenizer: Any, system_prompt: str | None, name: str, template_options: Mapping[str, Any] | None
+) -> ChatTemplate:
+    """A family's template. Raises UserError where there are options, which go with the tokenizer's own."""
+    if template_options:
+        raise UserError(
+            f"model.template_options go with the tokenizer's own chat template, and {name!r} is spoken to through that "
+            f"of family {entry.name}; set model.family: tokenizer, or remove them"
+        )
+    return family_template(entry, tokenizer, system_prompt)
+
+
+def _refusal_ids(
+    entry: Family | None, tokenizer: Any, named: Sequence[int | str] | Literal["auto"] | None, name: str
+) -> list[int]:
+    """The named refusal tokens, else the family's; none where they are to be found from the data."""
+    if named is None and entry:
+        _require_vocabulary(entry, tokenizer, name)
+        named = entry.refusal_tokens
+    return [] if named in (None, "auto") else single_token_ids(named, tokenizer, "model.refusal_tokens")
+
+
+def _stop_ids(
+    entry: Family | None, tokenizer: Any, named: Sequence[int | str] | None, end_ids: frozenset[int]
+) -> list[int]:
+    """Tokens that end an answer: those that end a text, the family's, and the named ones."""
+    more = single_token_ids([*(entry.stop_tokens if entry else ()), *(named or ())], tokenizer, "stop token")
+    return sorted({*end_ids, *more})
 
 
 def _alias(name: str) -> str:

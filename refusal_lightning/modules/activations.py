@@ -54,8 +54,8 @@ class ActivationModule(ModelModule):
             return activation[:, -self.positions :]
 
         real = batch.mask.bool()
-        with record_activations(self.bridge, self.hook_points, self.layers, take) as captured:
-            logits = self.bridge(batch.ids, attention_mask=batch.mask, use_cache=False, logits_to_keep=1)
+        with record_activations(self.engine, self.hook_points, self.layers, take) as captured:
+            logits = self.engine(batch.ids, attention_mask=batch.mask, logits_to_keep=1)
         arrays = {
             point: torch.stack([captured[point, layer].to(real.device) for layer in self.layers], dim=1)
             for point in self.hook_points

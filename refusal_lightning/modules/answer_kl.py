@@ -11,7 +11,7 @@ from torch import Tensor
 
 from refusal_lightning.directions.metrics.kl import exact_kl_scores
 from refusal_lightning.directions.selection.candidates import Place
-from refusal_lightning.inference.decoding import decode_greedily
+from refusal_lightning.inference.decoding import StoppingRule, decode_greedily
 from refusal_lightning.interventions import BASELINE, Intervention, ablation, intervene
 from refusal_lightning.models import ChatModel
 from refusal_lightning.models.tokens import left_pad, length_batches
@@ -51,8 +51,8 @@ class AnswerKLModule(ModelModule):
             for index in length_batches([len(p) for p in self._prompts], self._batch_size):
                 prompts = [list(self._prompts[i]) for i in index]
                 ids, mask = (t.to(self.input_device) for t in left_pad(prompts))
-                stop_ids, context = set(self.model.stop_ids), self.model.context
-                answers = decode_greedily(self.bridge.original_model, ids, mask, stop_ids, self._n_tokens, context)
+                stopping = StoppingRule(set(self.model.stop_ids), self._n_tokens, self.model.context)
+                answers = decode_greedily(self.engine.model, ids, mask, stopping)
                 # The last token of an answer is predicted, and predicts nothing that is looked at.
                 read = [prompt + answer[:-1] for prompt, answer in zip(prompts, answers, strict=True)]
                 ids, mask = (t.to(self.input_device) for t in left_pad(read))
@@ -62,8 +62,8 @@ class AnswerKLModule(ModelModule):
     def _logits(self, number: int, intervention: Intervention) -> Float[Tensor, "prompt token vocab"]:
         """Logits at the last tokens of a batch, as many as its longest answer has."""
         _, ids, mask, lengths = self._batches[number]
-        with intervene(self.bridge, intervention):
-            logits: Tensor = self.bridge(ids, attention_mask=mask, use_cache=False, logits_to_keep=max(lengths))
+        with intervene(self.engine, intervention):
+            logits: Tensor = self.engine(ids, attention_mask=mask, logits_to_keep=max(lengths))
         return logits.float()
 
     def predict_step(self, place: Place, batch_idx: int = 0) -> AnswerKLResult:

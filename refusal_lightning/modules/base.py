@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning as L
 import torch
 
 from refusal_lightning.models import ChatModel
-
-if TYPE_CHECKING:
-    from transformer_lens.model_bridge import TransformerBridge
+from refusal_lightning.models.engines.protocol import Engine
 
 
 class ModelModule(L.LightningModule):
@@ -27,19 +25,20 @@ class ModelModule(L.LightningModule):
     @property
     def spread(self) -> bool:
         """Whether one copy of the model lies over several devices."""
-        return self.model.device_map is not None
+        return self.model.spread
 
     def setup(self, stage: str) -> None:
-        self.model.bridge(self.trainer.strategy.root_device)
+        self.model.engine(self.trainer.strategy.root_device)
 
     @property
     def input_device(self) -> torch.device:
         """Where token ids go: the process's device, unless the model is spread over several."""
-        return self.model.input_device(self.trainer.strategy.root_device)
+        return self.engine.input_device
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return super().transfer_batch_to_device(batch, self.input_device, dataloader_idx)
 
     @property
-    def bridge(self) -> TransformerBridge:
-        return self.model.bridge(self.trainer.strategy.root_device)
+    def engine(self) -> Engine:
+        """What runs the model's passes on this process's device."""
+        return self.model.engine(self.trainer.strategy.root_device)

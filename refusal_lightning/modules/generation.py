@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +13,16 @@ from torch import Tensor
 
 from refusal_lightning.inference.batch_size import rows_that_fit
 from refusal_lightning.inference.continuous_batching import Row, decode_rows
-from refusal_lightning.inference.decoding import decode_batch
+from refusal_lightning.inference.decoding import StoppingRule, decode_batch
 from refusal_lightning.inference.sampling import Sampling
 from refusal_lightning.inference.shortcuts import keeps_columns, shares_exactly, steps_exactly
 from refusal_lightning.interventions import Intervention, intervene
 from refusal_lightning.models import ChatModel
-from refusal_lightning.models.engines.native import HookedModel
+from refusal_lightning.models.engines.protocol import Engine
 from refusal_lightning.models.tokens import left_pad
 from refusal_lightning.modules.base import ModelModule
+
+log = logging.getLogger(__name__)
 
 APART = 16
 """Rows at a time for models whose memory is not estimated."""
@@ -51,7 +54,7 @@ class GenerationModule(ModelModule):
     """``predict_step`` answers a batch of rows, each under its own intervention, at the prompt and at every step.
 
     ``n_slots`` rows are decoded at a time (None: as many as memory holds). Where GPU memory runs out nevertheless, half
-    as many are, from then on, and ``tell`` hears of it.
+    as many are, from then on.
     """
 
     def __init__(
@@ -61,15 +64,14 @@ class GenerationModule(ModelModule):
         max_new_tokens: int,
         n_slots: int | None,
         sampling: Sampling | None = None,
-        tell: Callable[[str], None] = print,
     ) -> None:
         super().__init__(model)
         self.interventions, self.max_new_tokens = list(interventions), max_new_tokens
-        self.n_slots, self.sampling, self.tell = n_slots, sampling, tell
+        self.n_slots, self.sampling = n_slots, sampling
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        self.model.decoder(self.device)
+        self.model.fast_engine(self.device)
 
     def predict_step(self, batch: GenerationBatch, batch_idx: int = 0) -> GenerationResult:
         draws: list[Tensor | None] = [None] * len(batch.hashes)
@@ -79,48 +81,43 @@ class GenerationModule(ModelModule):
                 for name, number in zip(batch.hashes, batch.interventions, strict=True)
             ]
         rows = [Row(*each) for each in zip(batch.token_ids, batch.interventions, draws, strict=True)]
-        answers = self._decode(self.model.decoder(self.device), rows)
+        answers = self._decode(self.model.fast_engine(self.device), rows)
         texts = [self.model.tokenizer.decode(a, skip_special_tokens=True).strip() for a in answers]
         return GenerationResult(batch.names, texts, [len(a) for a in answers])
 
-    def _decode(self, model: HookedModel, rows: list[Row]) -> list[list[int]]:
-        stop_ids = set(self.model.stop_ids)
-        prompts, device = [row.token_ids for row in rows], self.model.input_device(self.device)
-        cached = steps_exactly(model.model, prompts, device, self._tell_evaluate)
-        apart = not cached or decodes_apart(self.model, model)
+    def _decode(self, engine: Engine, rows: list[Row]) -> list[list[int]]:
+        stopping = StoppingRule(set(self.model.stop_ids), self.max_new_tokens, self.model.context)
+        prompts, device = [row.token_ids for row in rows], engine.input_device
+        cached = steps_exactly(engine.model, prompts, device)
+        apart = not cached or decodes_apart(self.model, engine)
         longest = max(len(row.token_ids) for row in rows) + self.max_new_tokens
-        n_rows = self.n_slots or (APART if apart else rows_that_fit(model.model, longest, self.trainer.num_devices))
+        n_rows = self.n_slots or (APART if apart else rows_that_fit(engine.model, longest, self.trainer.num_devices))
         while True:
             try:
                 if apart:
-                    return self._decode_apart(model, rows, stop_ids, n_rows, cached)
+                    return self._decode_apart(engine, rows, stopping, n_rows, cached)
                 return decode_rows(
-                    model,
+                    engine,
                     rows,
                     self.interventions,
-                    stop_ids,
-                    self.max_new_tokens,
+                    stopping,
                     n_rows,
                     self.sampling,
-                    shares_exactly(model.model, prompts, device, self._tell_evaluate),
-                    self.model.context,
+                    shares_exactly(engine.model, prompts, device),
                 )
             except torch.OutOfMemoryError:
                 if n_rows == 1:
                     raise
             self.n_slots = n_rows = n_rows // 2
             torch.cuda.empty_cache()
-            self.tell(f"evaluate: out of GPU memory, going on with {n_rows} rows at a time (evaluate.batch_size)")
-
-    def _tell_evaluate(self, text: str) -> None:
-        self.tell(f"evaluate: {text}")
+            log.info(f"evaluate: out of GPU memory, going on with {n_rows} rows at a time (evaluate.batch_size)")
 
     def _decode_apart(
-        self, model: HookedModel, rows: list[Row], stop_ids: set[int], size: int, cached: bool
+        self, engine: Engine, rows: list[Row], stopping: StoppingRule, size: int, cached: bool
     ) -> list[list[int]]:
         """Each intervention's rows by themselves, no newcomers, with the model's own cache, if any."""
         answers: list[list[int]] = [[] for _ in rows]
-        device = self.model.input_device(self.device)
+        device = engine.input_device
         for number, intervention in enumerate(self.interventions):
             index = [i for i, row in enumerate(rows) if row.intervention == number]
             for some in (index[i : i + size] for i in range(0, len(index), size)):
@@ -133,21 +130,19 @@ class GenerationModule(ModelModule):
                     return self.sampling.choose(logits, torch.stack([rows[some[i]].draw(step) for i in alive]))
 
                 ids, mask = (t.to(device) for t in left_pad([rows[i].token_ids for i in some]))
-                with intervene(model, intervention):
-                    made = decode_batch(
-                        model.model, ids, mask, stop_ids, self.max_new_tokens, choose, self.model.context, cached
-                    )
+                with intervene(engine, intervention):
+                    made = decode_batch(engine.model, ids, mask, stopping, choose, cached)
                 for i, answer in zip(some, made, strict=True):
                     answers[i] = answer
         return answers
 
 
-def decodes_apart(chat: ChatModel, model: HookedModel) -> bool:
+def decodes_apart(chat: ChatModel, engine: Engine) -> bool:
     """Whether each intervention's rows are decoded by themselves, with the model's own cache.
 
     Slots are memory of one device; a spread model's layers are on several.
     """
-    return chat.device_map is not None or not can_refill(model.model.config)
+    return chat.spread or not can_refill(engine.model.config)
 
 
 def can_refill(config: Any) -> bool:

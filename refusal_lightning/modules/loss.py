@@ -51,8 +51,8 @@ class LossModule(ModelModule):
         # Logits from the first token before any scored one to the end: the template's own are never made.
         first = int(batch.scored.any(0).nonzero()[0])
         keep = batch.ids.shape[1] - first + 1
-        with intervene(self.bridge, self.intervention):
-            logits = self.bridge(batch.ids, attention_mask=batch.mask, use_cache=False, logits_to_keep=keep)
+        with intervene(self.engine, self.intervention):
+            logits = self.engine(batch.ids, attention_mask=batch.mask, logits_to_keep=keep)
         losses = token_losses(logits.to(batch.ids.device), batch.ids[:, -keep:])
         scored = batch.scored[:, -keep + 1 :]
         sums = torch.where(scored, losses, 0.0).sum(-1)

@@ -41,6 +41,37 @@ class RowsOfLogits(Protocol):
     def __getitem__(self, prompts: list[int], /) -> Any: ...
 
 
+@dataclass(frozen=True)
+class ScoredPrompts:
+    """The validation prompts that one kind of score is of, in order."""
+
+    token_ids: Sequence[Sequence[int]]
+    bounds: tuple[np.ndarray, np.ndarray]
+    """What each prompt's score lies between."""
+    baseline_logits: RowsOfLogits | None = None
+    """The baseline's next-token logits, for KL: a tensor, or rows that are read when they are asked for."""
+
+
+@dataclass(frozen=True)
+class CandidateBatch:
+    """A task's candidates as their passes need them."""
+
+    task: ScoreTask
+    directions: Float[Tensor, "candidate d_model"]
+    past: list[tuple[Tensor, Tensor]]
+    """Keys and values of the shared beginning, one row per candidate (``prefix_pass``)."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What shares a pass: some of the candidates, and the prompts of one bucket."""
+
+    candidates: list[int]
+    number: int
+    """Which bucket it is."""
+    bucket: Bucket
+
+
 class ScoreModule(ModelModule):
     """``predict_step`` runs interventions of a few candidates over all validation prompts of a kind.
 
@@ -54,31 +85,25 @@ class ScoreModule(ModelModule):
         self,
         model: ChatModel,
         directions: Float[Tensor, "position layer d_model"],
-        prompts: Sequence[Sequence[int]],
-        baseline_logits: RowsOfLogits | None,
+        prompts: ScoredPrompts,
         kind: ScoreKind,
         batch_size: int,
-        bounds: tuple[np.ndarray, np.ndarray],
         proven_out: ProvenOut | None = None,
-        tell: Callable[[str], None] = print,
     ) -> None:
-        """``prompts`` are token ids; ``baseline_logits`` theirs, in order (for KL), a tensor or
-        rows that are read when asked for; ``bounds`` what each prompt's
-        score lies between. ``batch_size`` is the number of rows of a pass. With ``proven_out`` a candidate's
-        remaining prompts are left out once it says so. ``tell`` hears where the model is run the plain way."""
+        """``batch_size`` is the number of rows of a pass. With ``proven_out`` a candidate's remaining prompts are left
+        out once it says so."""
         super().__init__(model)
         self.directions, self.kind, self.batch_size = directions, kind, batch_size
-        self._prompts, self._baseline_logits = prompts, baseline_logits
-        self._bounds, self._proven_out, self._tell = bounds, proven_out, tell
+        self._prompts, self._proven_out = prompts, proven_out
         self._resid_pre: list[dict[int, Tensor]] = []
         self._prefix_resid_pre: dict[int, Tensor] = {}
         self._baseline_past: list[tuple[Tensor, Tensor]] = []
         self._again: tuple[int, int, Tensor] | None = None
 
     def on_predict_start(self) -> None:
-        found = exact_shortcuts(self.bridge, self._prompts, self.input_device, lambda s: self._tell(f"select: {s}"))
+        found = exact_shortcuts(self.engine, self._prompts.token_ids, self.input_device)
         self._skips = found.skips
-        self._tokens = PromptSetTokens(self._prompts, self.batch_size, found.shares, self.input_device)
+        self._tokens = PromptSetTokens(self._prompts.token_ids, self.batch_size, found.shares, self.input_device)
         if self.kind == "induce" and self._skips:
             with torch.inference_mode():
                 self._run_baseline()
@@ -102,7 +127,7 @@ class ScoreModule(ModelModule):
             self._resid_pre.append(self._baseline_of(bucket, layers) if room >= 0 else {})
 
     def _captured(self, run: Callable[[], object], layers: Sequence[int]) -> dict[int, Tensor]:
-        with record_activations(self.bridge, ["resid_pre"], layers, lambda x: x) as captured:
+        with record_activations(self.engine, ["resid_pre"], layers, lambda x: x) as captured:
             run()
         return {layer: captured["resid_pre", layer] for layer in layers if ("resid_pre", layer) in captured}
 
@@ -123,81 +148,67 @@ class ScoreModule(ModelModule):
 
     def predict_step(self, task: ScoreTask, batch_idx: int = 0) -> ScoreResult:
         directions = torch.stack([self.directions[place] for place in task.places]).to(self.input_device)
-        means = [PartialMean(*self._bounds) for _ in task.places]
+        means = [PartialMean(*self._prompts.bounds) for _ in task.places]
         scores = np.full((len(task.places), self._tokens.n_prompts), np.nan)
         seen = np.zeros(scores.shape, dtype=bool)
         alive = list(range(len(task.places)))
-        past = self._prefix(task, directions)
+        candidates = CandidateBatch(task, directions, self._prefix(task, directions))
         for number, bucket in enumerate(self._tokens.buckets):
-            for part in self._parts(alive, bucket):
-                values = self._scores(task, directions, past, part, number, bucket)
-                for candidate, row in zip(part, values, strict=True):
+            for part in self._parts(alive, number, bucket):
+                values = self._scores(candidates, part)
+                for candidate, row in zip(part.candidates, values, strict=True):
                     scores[candidate, bucket.prompts], seen[candidate, bucket.prompts] = row, True
                     means[candidate].add(bucket.prompts, row)
             if self._proven_out is not None:
                 alive = [i for i in alive if not self._proven_out(means[i].low, means[i].high)]
         return ScoreResult(task, scores, seen)
 
-    def _parts(self, candidates: list[int], bucket: Bucket) -> Iterator[list[int]]:
+    def _parts(self, candidates: list[int], number: int, bucket: Bucket) -> Iterator[Part]:
         """The candidates that share a pass over a bucket."""
         size = max(1, self.batch_size // len(bucket.prompts))
-        return (candidates[i : i + size] for i in range(0, len(candidates), size))
+        return (Part(candidates[i : i + size], number, bucket) for i in range(0, len(candidates), size))
 
     def _prefix(self, task: ScoreTask, directions: Tensor) -> list[tuple[Tensor, Tensor]]:
         """The shared beginning under each candidate's intervention: one row per candidate."""
         rows = len(directions)
         if task.kind != "induce":
-            with intervene(self.bridge, row_ablation(directions)):
+            with intervene(self.engine, row_ablation(directions)):
                 return prefix_pass(self._hf, self._tokens.prefix, rows)
         layer = task.places[0][1]
         start = self._prefix_resid_pre[layer].expand(rows, -1, -1) if self._prefix_resid_pre else None
-        with self._from_layer(layer, start), intervene(self.bridge, row_addition(directions, layer)):
+        with self._from_layer(layer, start), intervene(self.engine, row_addition(directions, layer)):
             return prefix_pass(self._hf, self._tokens.prefix, rows)
 
     def _from_layer(self, layer: int, start: Float[Tensor, "row token d_model"] | None) -> AbstractContextManager[None]:
         """Passes enter at the layer, where there is something to enter with."""
-        return nullcontext() if start is None else skip_blocks(self.bridge, layer, start)
+        return nullcontext() if start is None else skip_blocks(self.engine, layer, start)
 
-    def _scores(
-        self,
-        task: ScoreTask,
-        directions: Tensor,
-        past: list[tuple[Tensor, Tensor]],
-        candidates: list[int],
-        number: int,
-        bucket: Bucket,
-    ) -> Float[np.ndarray, "candidate prompt"]:
-        n_prompts = len(bucket.prompts)
-        logits = self.pass_logits(task, directions, past, candidates, number, bucket)
-        if task.kind == "kl":
-            assert self._baseline_logits is not None
-            baseline = self._baseline_logits[bucket.prompts].to(logits.device).repeat(len(candidates), 1)
+    def _scores(self, candidates: CandidateBatch, part: Part) -> Float[np.ndarray, "candidate prompt"]:
+        prompts, n_candidates = part.bucket.prompts, len(part.candidates)
+        logits = self.pass_logits(candidates, part)
+        if candidates.task.kind == "kl":
+            assert self._prompts.baseline_logits is not None
+            baseline = self._prompts.baseline_logits[prompts].to(logits.device).repeat(n_candidates, 1)
             values = kl_scores(baseline, logits)
         else:
             values = refusal_scores(logits, self.model.refusal_ids)
-        return values.reshape(len(candidates), n_prompts).cpu().numpy()
+        return values.reshape(n_candidates, len(prompts)).cpu().numpy()
 
-    def pass_logits(
-        self,
-        task: ScoreTask,
-        directions: Tensor,
-        past: list[tuple[Tensor, Tensor]],
-        candidates: list[int],
-        number: int,
-        bucket: Bucket,
-    ) -> Float[Tensor, "row vocab"]:
+    def pass_logits(self, candidates: CandidateBatch, part: Part) -> Float[Tensor, "row vocab"]:
         """One pass over a bucket: logits of candidates x prompts, the candidate outermost."""
-        rows = torch.tensor(candidates, device=self.input_device).repeat_interleave(len(bucket.prompts))
-        ids, mask = bucket.ids.repeat(len(candidates), 1), bucket.mask.repeat(len(candidates), 1)
-        if task.kind != "induce":
-            with intervene(self.bridge, row_ablation(directions[rows])):
-                return last_logits(self._hf, ids, mask, past, rows)
-        layer = task.places[0][1]
-        start = self._start(number, layer).repeat(len(candidates), 1, 1) if self._skips else None
-        with self._from_layer(layer, start), intervene(self.bridge, row_addition(directions[rows], layer)):
-            return last_logits(self._hf, ids, mask, past, rows)
+        bucket, n_candidates = part.bucket, len(part.candidates)
+        rows = torch.tensor(part.candidates, device=self.input_device).repeat_interleave(len(bucket.prompts))
+        ids, mask = bucket.ids.repeat(n_candidates, 1), bucket.mask.repeat(n_candidates, 1)
+        directions = candidates.directions[rows]
+        if candidates.task.kind != "induce":
+            with intervene(self.engine, row_ablation(directions)):
+                return last_logits(self._hf, ids, mask, candidates.past, rows)
+        layer = candidates.task.places[0][1]
+        start = self._start(part.number, layer).repeat(n_candidates, 1, 1) if self._skips else None
+        with self._from_layer(layer, start), intervene(self.engine, row_addition(directions, layer)):
+            return last_logits(self._hf, ids, mask, candidates.past, rows)
 
     @property
     def _hf(self) -> Any:
-        """The Hugging Face model inside the bridge: hooks act in it, and it takes a cache."""
-        return self.bridge.original_model
+        """The Hugging Face model inside the engine: hooks act in it, and it takes a cache."""
+        return self.engine.model

@@ -83,8 +83,8 @@ def _placed(chat: ChatModel, sections: Sections) -> PlacedModel:
     from transformers import AutoConfig
 
     model, trainer = sections.model, sections.trainer
-    config = chat.qwen1_config or AutoConfig.from_pretrained(
-        chat.source, revision=chat.revision, trust_remote_code=model.trust_remote_code
+    config = chat.checkpoint.qwen1_config or AutoConfig.from_pretrained(
+        chat.checkpoint.source, revision=chat.checkpoint.revision, trust_remote_code=model.trust_remote_code
     )
     size = model_size(config, model.trust_remote_code)
     return PlacedModel(

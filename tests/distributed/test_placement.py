@@ -13,7 +13,8 @@ from qwen1_checkpoint import write_qwen1
 from refusal_lightning.cli import main
 from refusal_lightning.config import ModelConfig
 from refusal_lightning.errors import UserError
-from refusal_lightning.models import ChatModel, load_chat_model
+from refusal_lightning.models import load_chat_model
+from refusal_lightning.models.engines import bridge
 from runs import store_files, write_config, write_data
 
 
@@ -80,13 +81,13 @@ def test_doctor_finds_the_same_in_a_spread_model(tiny_folder, tmp_path, data):
 def test_doctor_spreads_the_model_as_the_trainer_says(tiny_folder, tmp_path, data, monkeypatch):
     config = write_config(tmp_path, tiny_folder("llama"), data, data={"root": str(data), "n_train": 4, "n_val": 2})
     maps = []
-    boot = ChatModel._boot
+    boot = bridge._boot
 
-    def noted(self, device):
-        maps.append(self.device_map)
-        return boot(self, device)
+    def noted(checkpoint, device):
+        maps.append(checkpoint.device_map)
+        return boot(checkpoint, device)
 
-    monkeypatch.setattr(ChatModel, "_boot", noted)
+    monkeypatch.setattr("refusal_lightning.models.engines.bridge._boot", noted)
     main(["doctor", "--config", config, "--doctor.n_prompts", "2", "--trainer.strategy", "device_map"])
     assert maps == [{"": "cpu"}]  # on GPUs it is "auto"
 
@@ -95,9 +96,8 @@ def test_the_parts_are_where_the_map_says(tiny_folder, tmp_path):
     chat = load_chat_model(
         str(tiny_folder("llama")), refusal_tokens=["I"], device_map=spread("llama"), offload_folder=str(tmp_path)
     )
-    assert chat.bridge("cpu").original_model.hf_device_map == spread("llama")
-    assert chat.input_device("cpu") == torch.device("cpu")  # the embedding's own weights are on disk
-    assert load_chat_model(str(tiny_folder("llama")), refusal_tokens=["I"]).input_device("cuda:1").index == 1
+    assert chat.engine("cpu").model.hf_device_map == spread("llama")
+    assert chat.engine("cpu").input_device == torch.device("cpu")  # the embedding's own weights are on disk
 
 
 def test_first_generation_qwen_can_be_spread(tmp_path):
@@ -109,12 +109,14 @@ def test_first_generation_qwen_can_be_spread(tmp_path):
     for settings in ({}, {"device_map": device_map, "offload_folder": str(tmp_path / "weights")}):
         chat = load_chat_model(str(folder), refusal_tokens=["I"], **settings)  # type: ignore[arg-type]
         with torch.inference_mode():
-            logits.append(chat.bridge("cpu")(ids, attention_mask=torch.ones_like(ids), use_cache=False))
+            logits.append(chat.engine("cpu")(ids, attention_mask=torch.ones_like(ids)))
     assert torch.equal(*logits)
 
 
 def test_a_map_and_several_processes_exclude_each_other(tiny_llama_folder, tmp_path, data, capsys, monkeypatch):
-    monkeypatch.setattr(ChatModel, "bridge", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(
+        "refusal_lightning.models.weights.Weights.engine", lambda *_: pytest.fail("the model was loaded")
+    )
     config = write_config(tmp_path, tiny_llama_folder, data, data={"root": str(data), "n_train": 4, "n_val": 2})
     arguments = ["--model.device_map", "auto", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
     assert main(["cache", "--config", config, *arguments]) == 2
@@ -131,7 +133,7 @@ def test_a_gpu_that_is_not_there(tiny_llama_folder):
     for number in (99, "cuda:99"):
         chat = load_chat_model(str(tiny_llama_folder), refusal_tokens=["I"], device_map={"": number})
         with pytest.raises(UserError, match=r"names GPU 99, and this machine shows \d+ GPUs"):
-            chat.bridge("cpu")
+            chat.engine("cpu")
 
 
 def test_maps_that_are():

@@ -11,14 +11,14 @@ from patients import likely_tokens
 
 from refusal_lightning.cli import main
 from refusal_lightning.data import draw_instructions
-from refusal_lightning.doctor import MODEL_CHECKS, PROMPT_CHECKS, ROUNDING_CHECKS, CheckContext, Finding
+from refusal_lightning.doctor import CHECKS, Check, CheckContext, Finding
 from refusal_lightning.doctor import memory as memory_check
 from refusal_lightning.doctor.examination import DoctorInputs, examine
 from refusal_lightning.doctor.memory import host_free_memory
 from refusal_lightning.models import load_chat_model
 from runs import write_config, write_data
 
-NAMES = [*PROMPT_CHECKS, *MODEL_CHECKS]
+NAMES = list(CHECKS)
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_a_failed_check_is_exit_status_1(config, tmp_path, capsys):
 def test_half_precision_is_compared_with_float32(config, capsys):
     assert main(["doctor", "--config", config("bfloat16")]) == 0
     output = capsys.readouterr().out
-    for name in ROUNDING_CHECKS:
+    for name in ("padding", "batch", "continuation"):
         assert f"ok    {name}, bfloat16" in output
         assert f"ok    {name}, float32" in output
     assert "ok    precision" in output
@@ -97,11 +97,27 @@ def test_a_check_that_breaks_is_a_finding(config, capsys, monkeypatch):
     def broken(material):
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setitem(PROMPT_CHECKS, "eoi", broken)
+    monkeypatch.setitem(CHECKS._entries, "eoi", Check(broken, needs_weights=False))
     assert main(["doctor", "--config", config()]) == 1
     output = capsys.readouterr().out
     assert "the check itself ended in RuntimeError: two lines" in output
     assert verdicts(output).count("ok") == len(NAMES) - 1
+
+
+def test_a_check_that_is_registered_is_made(config, capsys, monkeypatch):
+    """Before the weights are loaded, with them, and in float32 too, as it says that it needs."""
+    monkeypatch.setattr(CHECKS, "_entries", dict(CHECKS._entries))
+    loaded = []
+
+    def seen(material: CheckContext) -> Finding:
+        loaded.append((material.chat.weights._engine is not None, material.chat.dtype))
+        return Finding("own", "nothing", 0.0, 0.0, "ok")
+
+    CHECKS.register("own, without weights", Check(seen, needs_weights=False))
+    CHECKS.register("own", Check(seen, in_float32_too=True))
+    assert main(["doctor", "--config", config("bfloat16")]) == 0
+    assert capsys.readouterr().out.count("ok    own") == 3
+    assert loaded == [(False, "bfloat16"), (True, "bfloat16"), (True, "float32")]
 
 
 def test_a_model_that_does_not_run_is_failed_checks(config, capsys, monkeypatch):
@@ -120,10 +136,10 @@ def test_from_python(tiny_llama_folder, monkeypatch, capsys):
     chat = load_chat_model(str(tiny_llama_folder), refusal_tokens=["I"])
     prompts = [chat.encode("Name a bird"), chat.encode("Name three trees of the forest")]
     told: list[Finding] = []
-    for name in [name for name in MODEL_CHECKS if name not in ("padding", "refusal tokens")]:
-        monkeypatch.delitem(MODEL_CHECKS, name)
+    for name in [n for n, check in CHECKS.items() if check.needs_weights and n not in ("padding", "refusal tokens")]:
+        monkeypatch.delitem(CHECKS._entries, name)
     result = examine(DoctorInputs(chat, torch.device("cpu"), prompts[:1], prompts[1:]), told.append)
-    assert [finding.name.split(",")[0] for finding in result.findings] == [*PROMPT_CHECKS, "padding", "refusal tokens"]
+    assert [finding.name.split(",")[0] for finding in result.findings] == list(CHECKS)
     assert told == list(result.findings) and result.seconds > 0
     assert sum(result.count(verdict) for verdict in ("ok", "warn", "fail")) == len(told)
     assert result.findings[-1].verdict == "warn" or result.count("fail")  # a random model refuses nothing

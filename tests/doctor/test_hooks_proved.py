@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from refusal_lightning.errors import UserError
 from refusal_lightning.inference import continuous_batching
 from refusal_lightning.interventions import Intervention, ablation
 from refusal_lightning.models import ChatModel, load_chat_model
+from refusal_lightning.models.engines import bridge
 from refusal_lightning.modules import scores
 from runs import instructions, write_config, write_data
 
@@ -36,7 +38,7 @@ def prove(chat: ChatModel, folder: Path, work=WORK) -> dict:
     """What a run's proof finds when it loads the model."""
     proof = HookProof("select", chat, folder, work, encoded(chat, "harmful"), encoded(chat, "harmless"))
     assert proof.figures() is None
-    chat.bridge("cpu")
+    chat.engine("cpu")
     found = proof.figures()
     assert found is not None
     return found
@@ -47,14 +49,15 @@ def prove(chat: ChatModel, folder: Path, work=WORK) -> dict:
     [(arch, "float32") for arch in ARCHITECTURES]
     + [("llama", "float16"), *((arch, "bfloat16") for arch in ("gemma2", "gpt_neox", "qwen3_moe"))],
 )
-def test_sound_models_pass(tiny_folder, tmp_path, capsys, arch, dtype):
+def test_sound_models_pass(tiny_folder, tmp_path, caplog, arch, dtype):
+    caplog.set_level(logging.INFO, "refusal_lightning")
     chat = load_chat_model(str(tiny_folder(arch)), refusal_tokens=["I"], dtype=dtype)
     found = prove(chat, tmp_path)
     assert list(found) == [
         *("padding", "ablation", "scores", "answer tokens", "decoding", "harness decoding"),
         "no hook left",
     ]
-    assert "select: hooks proved on two prompts in" in capsys.readouterr().out
+    assert "select: hooks proved on two prompts in" in caplog.text
     if dtype == "float32":
         assert all(entry["figure"] <= entry["bound"] for entry in found.values())
 
@@ -70,24 +73,24 @@ def test_the_proof_and_the_search_of_shortcuts_are_a_few_passes(tiny_folder, tmp
     system = "You help people who walk in the garden with a dog and two children."
     chat = load_chat_model(str(tiny_folder("llama")), refusal_tokens=["I"], system_prompt=system)
     rows: list[int] = []
-    boot = ChatModel._boot
+    boot = bridge._boot
 
-    def counted(self, device):
-        bridge = boot(self, device)
+    def counted(checkpoint, device):
+        booted = boot(checkpoint, device)
 
         def count(module, args, kwargs) -> None:
             rows.append(len(args[0] if args else kwargs["input_ids"]))
 
-        bridge.original_model.register_forward_pre_hook(count, with_kwargs=True)
-        return bridge
+        booted.original_model.register_forward_pre_hook(count, with_kwargs=True)
+        return booted
 
-    monkeypatch.setattr(ChatModel, "_boot", counted)
-    chat.bridge("cpu")
+    monkeypatch.setattr("refusal_lightning.models.engines.bridge._boot", counted)
+    chat.engine("cpu")
     chat.release()
     of_loading = len(rows)
     prove(chat, tmp_path, ["scores"])
     rows = rows[2 * of_loading :]
-    search = [2, *[1, 2] * 3]  # whole; from the shared beginning; entering at the second and at the last layer
+    search = [2, *[1, 2] * 3]  # whole; from the shared beginning; entering in the middle and at the last layer
     alone_and_padded, plain, scoring = [1, 1, 2], [2, 2], [1, 2] * 3  # induce: the baseline, and the candidate
     assert sorted(rows) == sorted([*search, *alone_and_padded, *plain, *scoring])
 
@@ -113,11 +116,11 @@ def test_it_runs_once_and_only_where_weights_are_loaded(tiny_llama_folder, tmp_p
     HookProof("select", chat, tmp_path, WORK, encoded(chat, "harmful"), encoded(chat, "harmless"))
     assert not calls
     for _ in range(3):
-        chat.bridge("cpu")
-        chat.decoder("cpu")
+        chat.engine("cpu")
+        chat.fast_engine("cpu")
     assert len(calls) == 1
     chat.release()
-    chat.bridge("cpu")
+    chat.engine("cpu")
     assert len(calls) == 2  # other weights may have been read
 
 
@@ -128,7 +131,7 @@ def test_a_model_that_failed_is_not_kept(tiny_llama_folder, tmp_path, monkeypatc
     HookProof("select", chat, tmp_path, WORK, encoded(chat, "harmful"), encoded(chat, "harmless"))
     for _ in range(2):
         with pytest.raises(UserError, match=r"proved wrong on .* before its work: ablation"):
-            chat.bridge("cpu")
+            chat.engine("cpu")
 
 
 def test_the_prompts_are_two_of_nearly_one_length():
@@ -146,7 +149,7 @@ def test_runs_of_one_prompt_are_proved_on_neutral_ones(tiny_llama_folder, tmp_pa
     chat = load_chat_model(str(tiny_llama_folder), refusal_tokens=["I"])
     same = encoded(chat, "harmful", 1)
     proof = HookProof("evaluate", chat, tmp_path, ["answers"], same, same)
-    chat.bridge("cpu")
+    chat.engine("cpu")
     assert proof.figures()
 
 
@@ -165,10 +168,10 @@ def test_half_precision_is_judged_by_more_prompts(tiny_llama_folder, tmp_path, m
         monkeypatch.setattr(guard, "_ALWAYS", (over,))
         HookProof("select", chat, tmp_path, [], encoded(chat, "harmful"), encoded(chat, "harmless"))
         if passes:
-            chat.bridge("cpu")
+            chat.engine("cpu")
         else:
             with pytest.raises(UserError, match="mind this"):
-                chat.bridge("cpu")
+                chat.engine("cpu")
         assert seen == ([2, 8] if dtype == "bfloat16" else [2])
 
 
@@ -185,14 +188,14 @@ def _elsewhere(monkeypatch) -> str:
 
 def _leftover(monkeypatch) -> str:
     """A hook that nobody took off, and that changes nothing yet."""
-    boot = ChatModel._boot
+    boot = bridge._boot
 
-    def booted(self, device):
-        bridge = boot(self, device)
-        bridge.add_hook("blocks.1.hook_resid_post", lambda x, hook: x)
-        return bridge
+    def with_a_hook(checkpoint, device):
+        booted = boot(checkpoint, device)
+        booted.add_hook("blocks.1.hook_resid_post", lambda x, hook: x)
+        return booted
 
-    monkeypatch.setattr(ChatModel, "_boot", booted)
+    monkeypatch.setattr("refusal_lightning.models.engines.bridge._boot", with_a_hook)
     return "no hook left"
 
 
@@ -200,7 +203,7 @@ def _steps_on_one_row(monkeypatch) -> str:
     """Blocks that are stepped over give every row the first one's stream, as those do that return tuples."""
     plain = scores.skip_blocks
     monkeypatch.setattr(
-        scores, "skip_blocks", lambda bridge, layer, start: plain(bridge, layer, start[:1].expand_as(start))
+        scores, "skip_blocks", lambda engine, layer, start: plain(engine, layer, start[:1].expand_as(start))
     )
     return "scores"
 
@@ -266,7 +269,7 @@ def test_the_figures_are_in_the_record_and_stay(folder, capsys, monkeypatch):
         {"padding", "ablation", "decoding", "no hook left"},
     ]
     assert all(entry["figure"] <= entry["bound"] for each in before for entry in each.values())
-    monkeypatch.setattr(ChatModel, "_boot", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("refusal_lightning.models.engines.bridge._boot", lambda *_: pytest.fail("the model was loaded"))
     for stage in ("select", "evaluate"):
         assert main([stage, "--config", str(folder / "config.yaml")]) == 0
     assert proved() == before

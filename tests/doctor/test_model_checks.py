@@ -15,20 +15,21 @@ from patients import sound
 from tiny_models import ARCHITECTURES
 
 from refusal_lightning.directions.metrics.refusal_tokens import likelier_on_harmful
-from refusal_lightning.doctor import MODEL_CHECKS, PROMPT_CHECKS, CheckContext, Finding
+from refusal_lightning.doctor import CHECKS, CheckContext, Finding
 from refusal_lightning.doctor import ablation as ablation_check
 from refusal_lightning.doctor import hooks as hooks_check
 from refusal_lightning.doctor import prefix_sharing as continuation_check
 from refusal_lightning.doctor.bounds import judge_prompts, pass_bound
-from refusal_lightning.doctor.hooks import count_hooks
 from refusal_lightning.doctor.passes import Reading, difference, relative_change
 from refusal_lightning.doctor.precision import check_precision
 from refusal_lightning.interventions import Intervention, ablation, skip_blocks
+from refusal_lightning.models.blocks import BlockFacts
+from refusal_lightning.models.engines.bridge import BridgeEngine
 
 
 def run(name: str, material: CheckContext) -> Finding:
     with torch.inference_mode():
-        return {**PROMPT_CHECKS, **MODEL_CHECKS}[name](material)
+        return CHECKS[name].run(material)
 
 
 def figure(finding: Finding) -> float:
@@ -39,23 +40,23 @@ def figure(finding: Finding) -> float:
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_sound_models_are_green(patient, arch):
     material = patient(arch)
-    findings = [run(name, material) for name in {**PROMPT_CHECKS, **MODEL_CHECKS}]
+    findings = [run(name, material) for name in CHECKS]
     assert [f.text() for f in findings if f.verdict != "ok" or f.advice] == []
-    assert count_hooks(material.bridge) == 0
+    assert material.engine.count_hooks() == 0
 
 
 @pytest.mark.parametrize("arch", ["llama", "gemma2", "gpt_neox", "qwen3_moe"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_is_within_its_bounds_and_beyond_float32s(tiny_folder, arch, dtype):
     material = sound(tiny_folder(arch), dtype=dtype)
-    findings = {name: run(name, material) for name in MODEL_CHECKS}
+    findings = {name: run(name, material) for name, check in CHECKS.items() if check.needs_weights}
     assert [f.text() for f in findings.values() if f.verdict == "fail"] == []
     assert figure(findings["ablation"]) > 1e-5  # a float32 bound would be wrong here
 
 
 def forget(material: CheckContext, change: Any) -> None:
     """Replace the model's forward pass: ``change(forward, ids, keyword arguments)``."""
-    bridge = material.bridge
+    bridge = material.chat.engine("cpu").bridge
     whole = type(bridge).forward
     vars(bridge)["forward"] = lambda ids, **more: change(lambda *a, **k: whole(bridge, *a, **k), ids, more)
 
@@ -105,7 +106,7 @@ def test_nan_is_never_green(patient):
 def test_a_write_that_no_hook_sees(patient):
     """A block that adds something to the stream beside attention and MLP."""
     material = patient()
-    block = material.bridge.blocks[1]
+    block = material.engine.blocks[1]
     whole = block.forward
     vars(block)["forward"] = lambda hidden, *args, **more: whole(hidden, *args, **more) + 0.1 * hidden
     finding = run("writes", material)
@@ -118,7 +119,7 @@ def test_hooks_that_see_what_a_post_norm_changes(patient, monkeypatch):
     from refusal_lightning.doctor import residual_writes as writes_check
 
     @contextmanager
-    def of_modules(bridge, points, layers, take) -> Iterator[dict]:
+    def of_modules(engine, points, layers, take) -> Iterator[dict]:
         captured: dict = {}
 
         def record(key):
@@ -130,10 +131,10 @@ def test_hooks_that_see_what_a_post_norm_changes(patient, monkeypatch):
             for p in points
             for i in layers
         }
-        with bridge.hooks(fwd_hooks=[(name, record(key)) for key, name in names.items()]):
+        with engine.hooks(fwd_hooks=[(name, record(key)) for key, name in names.items()]):
             yield captured
 
-    monkeypatch.setattr(writes_check, "capture_residuals", of_modules)
+    monkeypatch.setattr(writes_check, "record_activations", of_modules)
     assert run("writes", patient("llama")).verdict == "ok"
     assert run("writes", patient("gemma2")).verdict == "fail"
     assert run("writes", patient("gemma3_text")).verdict == "fail"
@@ -168,12 +169,12 @@ def test_ablation_of_block_inputs_only(patient, monkeypatch, arch):
 def test_a_final_norm_that_the_embedding_goes_through_too(patient):
     """As NanoChat's does: what it is given then is no residual that a block has left."""
     material = patient()
-    bridge = material.bridge
+    engine = material.chat.engine("cpu")
 
     def norm(module, args):
-        bridge.ln_final(args[0])
+        engine.bridge.ln_final(args[0])
 
-    with bridge.blocks[0].register_forward_pre_hook(norm):
+    with engine.blocks[0].register_forward_pre_hook(norm):
         assert run("ablation", material).verdict == "ok"
 
 
@@ -184,7 +185,7 @@ def test_ablation_of_a_direction_that_is_not_there(patient, monkeypatch):
 
 def test_a_hook_that_was_there_before(patient):
     material = patient()
-    material.bridge.add_hook("blocks.1.hook_resid_post", lambda x, hook: x)
+    material.chat.engine("cpu").bridge.add_hook("blocks.1.hook_resid_post", lambda x, hook: x)
     finding = run("hooks", material)
     assert finding.verdict == "fail"
     assert "1 hooks were on the model before" in finding.advice
@@ -192,11 +193,11 @@ def test_a_hook_that_was_there_before(patient):
 
 def test_hooks_that_stay_on_after_an_error(patient, monkeypatch):
     @contextmanager
-    def leaky(bridge, intervention) -> Iterator[None]:
-        for name, hook in intervention.hooks(bridge.cfg.n_layers):
-            bridge.add_hook(name, hook)
+    def leaky(engine, intervention) -> Iterator[None]:
+        for name, hook in intervention.hooks(engine.n_layers):
+            engine.bridge.add_hook(name, hook)
         yield
-        bridge.reset_hooks()
+        engine.bridge.reset_hooks()
 
     monkeypatch.setattr(hooks_check, "intervene", leaky)
     finding = run("hooks", patient())
@@ -208,10 +209,10 @@ def test_blocks_that_stay_stepped_over(patient, monkeypatch):
     material = patient()
 
     @contextmanager
-    def sticky(bridge, layer, stream) -> Iterator[None]:
-        with skip_blocks(bridge, layer, stream):
+    def sticky(engine, layer, stream) -> Iterator[None]:
+        with skip_blocks(engine, layer, stream):
             yield
-            kept = {block: vars(block)["forward"] for block in bridge.blocks[:layer]}
+            kept = {block: vars(block)["forward"] for block in engine.blocks[:layer]}
         for block, forward in kept.items():
             vars(block)["forward"] = lambda hidden, *a, forward=forward, **k: torch.zeros_like(hidden)
 
@@ -245,15 +246,13 @@ def test_refusal_tokens_that_begin_other_answers_too(patient):
 
 def test_refusal_tokens_are_found_from_the_prompts(patient):
     material = patient()
-    named = material.chat.refusal_ids
     first = torch.stack([reading.logits.double() for reading in material.alone]).softmax(-1)
     split = len(material.harmful)
     expected = likelier_on_harmful(first[:split].mean(0), first[split:].mean(0))
-    material.chat.refusal_ids = []
+    material.chat = replace(material.chat, refusal_ids=[])
     finding = run("refusal tokens", material)
     assert ("found here" in finding.compared) == bool(expected)
     assert finding.figure == pytest.approx(sum(t.harmful for t in expected)) if expected else finding.figure is None
-    material.chat.refusal_ids = named
 
 
 def test_no_refusal_tokens_to_be_found(patient):
@@ -325,4 +324,5 @@ def test_a_finding_is_a_line_and_what_to_do():
 def test_a_hook_counts_once_whatever_its_points_names():
     one = SimpleNamespace(fwd_hooks=[1], _forward_hooks={5: 1})
     other = SimpleNamespace(fwd_hooks=[], _forward_hooks={2: 3})
-    assert count_hooks(SimpleNamespace(hook_dict={"a": one, "alias of a": one, "b": other})) == 2
+    bridge: Any = SimpleNamespace(hook_dict={"a": one, "alias of a": one, "b": other})
+    assert BridgeEngine(bridge, BlockFacts((), True, None), torch.device("cpu")).count_hooks() == 2

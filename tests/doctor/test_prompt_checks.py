@@ -9,14 +9,14 @@ import torch
 from patients import material, save_with_template
 from tiny_models import CHAT_TEMPLATE, tiny_tokenizer
 
-from refusal_lightning.doctor import MODEL_CHECKS, PROMPT_CHECKS, CheckContext, Finding
+from refusal_lightning.doctor import CHECKS, CheckContext, Finding
 from refusal_lightning.doctor import thinking as thinking_check
 from refusal_lightning.models import load_chat_model
 
 
 def run(name: str, patient: CheckContext) -> Finding:
     with torch.inference_mode():
-        return {**PROMPT_CHECKS, **MODEL_CHECKS}[name](patient)
+        return CHECKS[name].run(patient)
 
 
 def with_template(folder, template: str | None, family: str = "tokenizer", **settings: str) -> CheckContext:

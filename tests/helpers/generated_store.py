@@ -85,14 +85,14 @@ def prepare(vocabulary: int, d_model: int, count: int) -> tuple[Any, dict[str, A
     from refusal_lightning.config import SelectConfig
     from refusal_lightning.inputs.prompt_filter import filter_prompts
     from refusal_lightning.inputs.prompts import PromptSet
-    from refusal_lightning.inputs.refusal_tokens import settle_refusal_tokens
+    from refusal_lightning.inputs.refusal_tokens import find_refusal_tokens
     from refusal_lightning.inputs.stored_logits import StoredLogits
     from refusal_lightning.stages.select.scoring import score_bounds
 
     sets = {name: PromptSet(name, hashes, [[1]] * len(hashes), hashes) for name, hashes in names(count).items()}
     store: Any = GeneratedStore([h for s in sets.values() for h in s.hashes], 2, 2, d_model, vocabulary)
     chat: Any = SimpleNamespace(refusal_ids=[], alias="made-up", tokenizer=SimpleNamespace(decode=str))
-    settle_refusal_tokens(chat, store, sets["harmful_train"], sets["harmless_train"])
+    chat.refusal_ids = find_refusal_tokens(chat, store, sets["harmful_train"], sets["harmless_train"]).ids
     assert chat.refusal_ids == [7]
     kept = filter_prompts(store, chat, sets, SelectConfig())
     expected = [h for h in sets["harmful_train"].hashes if store.rows([h])[0] % 10]

@@ -11,6 +11,7 @@ from tiny_models import tiny_model
 
 from refusal_lightning.doctor import CheckContext
 from refusal_lightning.models import ChatModel, load_chat_model
+from refusal_lightning.models.weights import Weights
 from runs import instructions
 
 N_PROMPTS = 4
@@ -22,7 +23,9 @@ def material(chat: ChatModel) -> CheckContext:
         [chat.encode(row["instruction"]) for row in instructions(kind, "train", N_PROMPTS)]
         for kind in ("harmful", "harmless")
     )
-    own = replace(chat, _bridge=None, refusal_ids=list(chat.refusal_ids), stop_ids=list(chat.stop_ids))
+    own = replace(
+        chat, weights=Weights(chat.checkpoint), refusal_ids=list(chat.refusal_ids), stop_ids=list(chat.stop_ids)
+    )
     return CheckContext(own, "cpu", harmful, harmless)
 
 

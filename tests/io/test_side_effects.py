@@ -55,8 +55,8 @@ def test_a_multimodal_model_boots_in_the_environment_as_it_is(multimodal_folder,
     monkeypatch.setattr(os, "system", start)
     ours = helpers._ensure_torchvision
     chat = load_chat_model(str(multimodal_folder))
-    bridge = chat.bridge("cpu")
-    assert bridge.cfg.is_multimodal
+    engine = chat.engine("cpu")
+    assert engine.bridge.cfg.is_multimodal
     assert started == []
     assert helpers._ensure_torchvision is ours  # a notebook that uses the library too finds it as it was
 

@@ -12,13 +12,15 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNot
 from tiny_models import tiny_model, tiny_tokenizer
 
 from refusal_lightning.cli import main
-from refusal_lightning.models import ChatModel, load_chat_model
+from refusal_lightning.models import load_chat_model
 from runs import write_config, write_data
 
 
 @pytest.fixture(autouse=True)
 def no_weights(monkeypatch):
-    monkeypatch.setattr(ChatModel, "bridge", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(
+        "refusal_lightning.models.weights.Weights.engine", lambda *_: pytest.fail("the model was loaded")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -145,4 +147,4 @@ def test_the_hubs_commit_is_in_the_identity(tmp_path, monkeypatch, llama):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     chat = load_chat_model("some/model", refusal_tokens=["I"])
     assert chat.identity["model"] == {"name": "some/model", "commit": commit}
-    assert chat.revision == commit
+    assert chat.checkpoint.revision == commit

@@ -105,10 +105,10 @@ def test_logits_and_residuals_are_those_of_the_original_forward_pass(chat):
     prompts = [chat.encode(instruction) for instruction in INSTRUCTIONS]
     ids, mask = left_pad(prompts)
     assert mask.min() == 0
-    bridge = chat.bridge("cpu")
-    assert next(bridge.original_model.parameters()).dtype == torch.float32
-    with torch.inference_mode(), record_activations(bridge, ["resid_pre"], range(3), lambda x: x) as captured:
-        logits = bridge(ids, attention_mask=mask, use_cache=False)
+    engine = chat.engine("cpu")
+    assert next(engine.model.parameters()).dtype == torch.float32
+    with torch.inference_mode(), record_activations(engine, ["resid_pre"], range(3), lambda x: x) as captured:
+        logits = engine(ids, attention_mask=mask)
     for row, prompt in enumerate(prompts):
         expected, inputs = plain_forward(CONFIG, weights, prompt)
         assert expected.std() > 0.5
@@ -121,7 +121,7 @@ def test_logits_and_residuals_are_those_of_the_original_forward_pass(chat):
 def test_up_to_the_whole_context(chat):
     ids = torch.randint(0, 393, (1, 64), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        found = chat.bridge("cpu")(ids, attention_mask=torch.ones_like(ids), use_cache=False)[0]
+        found = chat.engine("cpu")(ids, attention_mask=torch.ones_like(ids))[0]
     torch.testing.assert_close(
         found, plain_forward(CONFIG, random_weights(CONFIG), ids[0].tolist())[0], atol=1e-5, rtol=0
     )
@@ -131,14 +131,14 @@ def test_up_to_the_whole_context(chat):
 
 def test_ablation_clears_the_stream(chat):
     direction = torch.randn(32, generator=torch.Generator().manual_seed(2))
-    bridge = chat.bridge("cpu")
+    engine = chat.engine("cpu")
     ids, mask = left_pad([chat.encode(INSTRUCTIONS[0])])
     with (
         torch.inference_mode(),
-        intervene(bridge, ablation(direction)),
-        record_activations(bridge, ["resid_mid", "resid_post"], range(3), lambda x: x) as captured,
+        intervene(engine, ablation(direction)),
+        record_activations(engine, ["resid_mid", "resid_post"], range(3), lambda x: x) as captured,
     ):
-        bridge(ids, attention_mask=mask, use_cache=False)
+        engine(ids, attention_mask=mask)
     for activation in captured.values():
         assert (activation @ (direction / direction.norm())).abs().max() < 1e-5
 
@@ -149,10 +149,10 @@ def test_other_dtypes_and_pytorch_files(tmp_path, chat):
     other = load_chat_model(str(files), refusal_tokens=["I"])
     half = load_chat_model(str(files), refusal_tokens=["I"], dtype="float16")
     with torch.inference_mode():
-        logits = chat.bridge("cpu")(ids, attention_mask=mask, use_cache=False)
-        assert torch.equal(other.bridge("cpu")(ids, attention_mask=mask, use_cache=False), logits)
-        assert half.bridge("cpu")(ids, attention_mask=mask, use_cache=False).dtype == torch.float16
-    assert half.bridge("cpu").cfg.dtype == torch.float16
+        logits = chat.engine("cpu")(ids, attention_mask=mask)
+        assert torch.equal(other.engine("cpu")(ids, attention_mask=mask), logits)
+        assert half.engine("cpu")(ids, attention_mask=mask).dtype == torch.float16
+    assert half.engine("cpu").bridge.cfg.dtype == torch.float16
 
 
 class _Intruder:
@@ -164,7 +164,7 @@ def test_what_is_no_plain_checkpoint_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def load(name: str, **changes: Any) -> None:
-        load_chat_model(str(tmp_path / name), family="qwen", refusal_tokens=["I"]).bridge("cpu")
+        load_chat_model(str(tmp_path / name), family="qwen", refusal_tokens=["I"]).engine("cpu")
 
     files = write_qwen1(tmp_path / "incomplete")
     (files / "model-00002-of-00002.safetensors").unlink()
@@ -214,7 +214,7 @@ def test_from_the_hub(tmp_path):
     program = (
         "from refusal_lightning.models import load_chat_model\n"
         "chat = load_chat_model('Qwen/Qwen-1_8B-Chat', refusal_tokens=['I'])\n"
-        "print(chat.identity['model']['commit'], chat.revision, chat.bridge('cpu').cfg.n_layers)"
+        "print(chat.identity['model']['commit'], chat.checkpoint.revision, chat.engine('cpu').n_layers)"
     )
     environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

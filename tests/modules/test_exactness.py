@@ -7,7 +7,7 @@ import torch
 from orthogonalise import orthogonalise
 from tiny_models import ARCHITECTURES
 
-from refusal_lightning.inference.decoding import decode_greedily
+from refusal_lightning.inference.decoding import StoppingRule, decode_greedily
 from refusal_lightning.interventions import (
     BASELINE,
     ablation,
@@ -50,20 +50,16 @@ def _points(chat: ChatModel) -> tuple[str, ...]:
 def _run(chat: ChatModel, prompts, points=None, intervention=BASELINE):
     """Last-position logits and captured hook points at the eoi positions."""
     points = _points(chat) if points is None else points
-    bridge = chat.bridge("cpu")
+    engine = chat.engine("cpu")
     ids, mask = left_pad(prompts)
     n = chat.n_positions
     with (
         torch.inference_mode(),
-        intervene(bridge, intervention),
-        record_activations(bridge, points, range(chat.n_layers), lambda x: x[:, -n:]) as captured,
+        intervene(engine, intervention),
+        record_activations(engine, points, range(chat.n_layers), lambda x: x[:, -n:]) as captured,
     ):
-        logits = bridge(ids, attention_mask=mask, use_cache=False, logits_to_keep=1)[:, -1]
+        logits = engine(ids, attention_mask=mask, logits_to_keep=1)[:, -1]
     return logits, captured
-
-
-def _hooks_left(bridge) -> int:
-    return sum(len(point.fwd_hooks) + len(point._forward_hooks) for point in bridge.hook_dict.values())
 
 
 @pytest.mark.parametrize("name", ["baseline", "ablation", "actadd"])
@@ -79,21 +75,23 @@ def test_rule_1_padding_changes_nothing(chat, prompts, name):
 
 
 def test_rule_1_greedy_text_does_not_depend_on_the_batch(chat, prompts):
-    model = chat.bridge("cpu").original_model
+    model = chat.engine("cpu").model
     vector = _direction(chat)
-    with torch.inference_mode(), intervene(chat.bridge("cpu"), ablation(vector)):
-        together = decode_greedily(model, *left_pad(prompts), set(chat.stop_ids), 12)
-        alone = [decode_greedily(model, *left_pad([prompt]), set(chat.stop_ids), 12)[0] for prompt in prompts]
+    with torch.inference_mode(), intervene(chat.engine("cpu"), ablation(vector)):
+        together = decode_greedily(model, *left_pad(prompts), StoppingRule(set(chat.stop_ids), 12))
+        alone = [
+            decode_greedily(model, *left_pad([prompt]), StoppingRule(set(chat.stop_ids), 12))[0] for prompt in prompts
+        ]
     assert together == alone
 
 
 def test_the_mask_matters(chat, prompts):
     """What rule 1 guards against shows on these models: without the mask the padded row is another one."""
     ids, mask = left_pad(prompts)
-    bridge = chat.bridge("cpu")
+    engine = chat.engine("cpu")
     with torch.inference_mode():
-        right = bridge(ids, attention_mask=mask, use_cache=False, logits_to_keep=1)[:, -1]
-        wrong = bridge(ids, use_cache=False, logits_to_keep=1)[:, -1]
+        right = engine(ids, attention_mask=mask, logits_to_keep=1)[:, -1]
+        wrong = engine(ids, logits_to_keep=1)[:, -1]
     shortest = min(range(len(prompts)), key=lambda i: len(prompts[i]))
     assert (right[shortest] - wrong[shortest]).abs().max() > 1e-2
 
@@ -120,12 +118,12 @@ def test_rule_3_ablated_streams_are_orthogonal(chat, prompts):
 def test_rule_3_final_residual_is_orthogonal(chat, prompts):
     direction = _direction(chat)
     unit = (direction / direction.norm()).float()
-    bridge = chat.bridge("cpu")
+    engine = chat.engine("cpu")
     seen = []
     ids, mask = left_pad(prompts)
     see = [("ln_final.hook_in", lambda x, hook: seen.append(x.clone()))]
-    with torch.inference_mode(), intervene(bridge, ablation(direction)), bridge.hooks(fwd_hooks=see):
-        bridge(ids, attention_mask=mask, use_cache=False)
+    with torch.inference_mode(), intervene(engine, ablation(direction)), engine.hooks(fwd_hooks=see):
+        engine(ids, attention_mask=mask)
     (final,) = seen
     assert (final @ unit).abs().max() <= 1e-5 * final.norm(dim=-1).max()
 
@@ -177,24 +175,24 @@ def test_writes_add_up(chat, prompts):
 
 
 def test_rule_5_hooks_leave_nothing_behind(chat, prompts):
-    bridge = chat.bridge("cpu")
+    engine = chat.engine("cpu")
     before, _ = _run(chat, prompts, points=())
     direction = _direction(chat)
     for intervention in (ablation(direction), addition(direction, 2, 3.0)):
-        with pytest.raises(RuntimeError, match="planted"), intervene(bridge, intervention):
+        with pytest.raises(RuntimeError, match="planted"), intervene(engine, intervention):
             raise RuntimeError("planted")
-    with pytest.raises(RuntimeError, match="planted"), record_activations(bridge, _points(chat), [0], lambda x: x):
+    with pytest.raises(RuntimeError, match="planted"), record_activations(engine, _points(chat), [0], lambda x: x):
         raise RuntimeError("planted")
-    with pytest.raises(RuntimeError, match="planted"), skip_blocks(bridge, 2, torch.zeros(1, 1, chat.d_model)):
+    with pytest.raises(RuntimeError, match="planted"), skip_blocks(engine, 2, torch.zeros(1, 1, chat.d_model)):
         raise RuntimeError("planted")
-    assert _hooks_left(bridge) == 0
+    assert engine.count_hooks() == 0
     after, _ = _run(chat, prompts, points=())
     assert torch.equal(before, after)
 
 
 def test_rule_5_hooks_are_functional(chat, prompts):
     """What was captured before an intervention acts is not changed by it."""
-    bridge = chat.bridge("cpu")
+    engine = chat.engine("cpu")
     ids, mask = left_pad(prompts)
     seen = {}
 
@@ -202,9 +200,9 @@ def test_rule_5_hooks_are_functional(chat, prompts):
         seen["live"], seen["copy"] = x, x.clone()
 
     for intervention in (ablation(_direction(chat)), addition(_direction(chat), 0, 1.0)):
-        first = bridge.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", keep)])
-        with torch.inference_mode(), first, intervene(bridge, intervention):
-            bridge(ids, attention_mask=mask, use_cache=False)
+        first = engine.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", keep)])
+        with torch.inference_mode(), first, intervene(engine, intervention):
+            engine(ids, attention_mask=mask)
         assert torch.equal(seen["live"], seen["copy"])
 
 
@@ -225,14 +223,14 @@ def test_addition_happens_once_per_pass(chat, prompts):
 
 @pytest.mark.parametrize("layer", [0, 1, 3])
 def test_a_pass_from_the_middle_equals_a_whole_one(chat, prompts, layer):
-    bridge = chat.bridge("cpu")
+    engine = chat.engine("cpu")
     ids, mask = left_pad(prompts)
     vector = _direction(chat)
     with torch.inference_mode():
-        with record_activations(bridge, ["resid_pre"], [layer], lambda x: x) as captured:
-            bridge(ids, attention_mask=mask, use_cache=False)
-        with intervene(bridge, addition(vector, layer, 1.0)):
-            whole = bridge(ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
-        with skip_blocks(bridge, layer, captured["resid_pre", layer]), intervene(bridge, addition(vector, layer, 1.0)):
-            partial = bridge(ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
+        with record_activations(engine, ["resid_pre"], [layer], lambda x: x) as captured:
+            engine(ids, attention_mask=mask)
+        with intervene(engine, addition(vector, layer, 1.0)):
+            whole = engine(ids, attention_mask=mask, logits_to_keep=1)
+        with skip_blocks(engine, layer, captured["resid_pre", layer]), intervene(engine, addition(vector, layer, 1.0)):
+            partial = engine(ids, attention_mask=mask, logits_to_keep=1)
     assert torch.equal(whole, partial)

@@ -5,26 +5,28 @@ The oracle is a fresh Hugging Face model with hooks written out here, the paper'
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
+from on_cpu import Generation
 from tiny_models import ARCHITECTURES
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 import refusal_lightning.inference.kv_cache as slot_cache
 import refusal_lightning.modules.generation as generation
 from refusal_lightning.inference.continuous_batching import Row, decode_rows
-from refusal_lightning.inference.decoding import decode_batch
+from refusal_lightning.inference.decoding import StoppingRule, decode_batch
 from refusal_lightning.inference.prefix_cache import shared_length
 from refusal_lightning.inference.sampling import Sampling
 from refusal_lightning.interventions import BASELINE, Intervention, ablation, addition
 from refusal_lightning.models import ChatModel, load_chat_model
-from refusal_lightning.models.engines import native
+from refusal_lightning.models.engines.protocol import Engine
 from refusal_lightning.models.tokens import prompt_hash
-from refusal_lightning.modules.generation import GenerationBatch, GenerationModule
+from refusal_lightning.modules.generation import GenerationBatch
 
 INSTRUCTIONS = (
     "Name three birds",
@@ -133,7 +135,7 @@ def test_the_tokens_of_generate_in_any_batch(case, n_slots):
     assert min(lengths) <= 2
     assert len(set(lengths)) > 5
     made = decode_rows(
-        case.chat.decoder("cpu"), case.rows, case.interventions, case.stop_ids, NEW_TOKENS, n_slots
+        case.chat.fast_engine("cpu"), case.rows, case.interventions, StoppingRule(case.stop_ids, NEW_TOKENS), n_slots
     )  # fmt: skip
     assert made == case.expected
 
@@ -142,10 +144,12 @@ def test_a_shared_beginning_is_used_where_it_is_exact(case):
     assert shared_length(case.prompts) == 0  # the tiny template's beginning is too short
     long = [[1, 2, 3, 4, 5, 6, *prompt] for prompt in case.prompts]
     assert shared_length(long) > 6
-    model = case.chat.decoder("cpu")
+    model = case.chat.fast_engine("cpu")
     rows = [Row(prompt, number) for number in range(3) for prompt in long]
-    together = decode_rows(model, rows, case.interventions, case.stop_ids, NEW_TOKENS, 4)
-    alone = [decode_rows(model, [row], case.interventions, case.stop_ids, NEW_TOKENS, 1)[0] for row in rows]
+    together = decode_rows(model, rows, case.interventions, StoppingRule(case.stop_ids, NEW_TOKENS), 4)
+    alone = [
+        decode_rows(model, [row], case.interventions, StoppingRule(case.stop_ids, NEW_TOKENS), 1)[0] for row in rows
+    ]
     assert together == alone
 
 
@@ -161,19 +165,23 @@ def test_rows_move_back_when_the_columns_are_used_up(llama, monkeypatch):
     monkeypatch.setattr(slot_cache.SlotCache, "_move_back", counted)
     # Enough rows of several lengths that the slots are busy throughout, so columns are used up.
     rows = 3 * llama.rows
-    made = decode_rows(llama.chat.decoder("cpu"), rows, llama.interventions, llama.stop_ids, NEW_TOKENS, 5)
+    made = decode_rows(
+        llama.chat.fast_engine("cpu"), rows, llama.interventions, StoppingRule(llama.stop_ids, NEW_TOKENS), 5
+    )
     assert made == 3 * llama.expected
     assert moves
 
 
 def test_one_token_answers(llama):
-    made = decode_rows(llama.chat.decoder("cpu"), llama.rows, llama.interventions, llama.stop_ids, 1, 4)
+    made = decode_rows(
+        llama.chat.fast_engine("cpu"), llama.rows, llama.interventions, StoppingRule(llama.stop_ids, 1), 4
+    )
     assert made == [answer[:1] for answer in llama.expected]
 
 
 def test_baseline_alone_has_no_hooks(llama):
     rows = [Row(prompt, 0) for prompt in llama.prompts]
-    made = decode_rows(llama.chat.decoder("cpu"), rows, [BASELINE], llama.stop_ids, NEW_TOKENS, 3)
+    made = decode_rows(llama.chat.fast_engine("cpu"), rows, [BASELINE], StoppingRule(llama.stop_ids, NEW_TOKENS), 3)
     assert made == llama.expected[: len(rows)]
 
 
@@ -181,25 +189,25 @@ def test_interventions_by_hooks_alone_share_a_batch_too(case):
     """The same tokens as where the vectors are given."""
     idle = Intervention("idle", lambda n_layers: [("blocks.0.hook_resid_pre", lambda x, hook: x)])
     by_hooks = [idle, replace(case.interventions[1], ablated=None), replace(case.interventions[2], added=None)]
-    decoder = case.chat.decoder("cpu")
+    decoder = case.chat.fast_engine("cpu")
     for some in (
         by_hooks,
         [BASELINE, by_hooks[1], case.interventions[2]],
         [BASELINE, case.interventions[1], by_hooks[2]],
     ):
-        assert decode_rows(decoder, case.rows, some, case.stop_ids, NEW_TOKENS, 4) == case.expected
+        assert decode_rows(decoder, case.rows, some, StoppingRule(case.stop_ids, NEW_TOKENS), 4) == case.expected
 
 
-class _OnCpu(GenerationModule):
-    """The module without a Trainer around it."""
+class _OnCpu(Generation):
+    """The module without a Trainer around it, with the token ids that it found."""
 
-    def _decode(self, model: native.HookedModel, rows: list[Row]) -> list[list[int]]:
-        self.seen = super()._decode(model, rows)
+    def _decode(self, engine: Engine, rows: list[Row]) -> list[list[int]]:
+        self.seen = super()._decode(engine, rows)
         return self.seen
 
     def answer(self, case: Case) -> list[list[int]]:
         """Token ids in place of texts."""
-        self.model.stop_ids = sorted(case.stop_ids)
+        self.model = replace(self.model, stop_ids=sorted(case.stop_ids))
         rows = case.rows
         batch = GenerationBatch(
             list(range(len(rows))),
@@ -222,7 +230,7 @@ def test_where_rows_cannot_come_and_go_they_are_decoded_apart(llama, monkeypatch
 
 
 def test_every_tiny_architecture_can_refill_and_a_chunked_one_cannot(case):
-    model = case.chat.decoder("cpu").model
+    model = case.chat.fast_engine("cpu").model
     assert generation.can_refill(model.config)
     kinds = getattr(model.config, "layer_types", None)
     model.config.layer_types = ["chunked_attention"] * case.chat.n_layers
@@ -236,22 +244,23 @@ def test_every_tiny_architecture_can_refill_and_a_chunked_one_cannot(case):
             model.config.layer_types = kinds
 
 
-def test_out_of_memory_halves_the_batch_and_says_so(llama, monkeypatch):
+def test_out_of_memory_halves_the_batch_and_says_so(llama, monkeypatch, caplog):
     tried = []
 
-    def decode(model, rows, interventions, stop_ids, max_new_tokens, n_slots, *others):
+    def decode(model, rows, interventions, stopping, n_slots, *others):
         tried.append(n_slots)
         if n_slots > 3:
             raise torch.OutOfMemoryError("planted")
-        return decode_rows(model, rows, interventions, stop_ids, max_new_tokens, n_slots, *others)
+        return decode_rows(model, rows, interventions, stopping, n_slots, *others)
 
     monkeypatch.setattr(generation, "decode_rows", decode)
-    said: list[str] = []
-    module = _OnCpu(llama.chat, llama.interventions, NEW_TOKENS, 13, tell=said.append)
+    caplog.set_level(logging.INFO, "refusal_lightning")
+    module = _OnCpu(llama.chat, llama.interventions, NEW_TOKENS, 13)
     assert module.answer(llama) == llama.expected
     assert module.answer(llama) == llama.expected
     assert tried == [13, 6, 3, 3]
-    assert [line.split(",")[1] for line in said] == [
+    told = [text for text in caplog.messages if "out of GPU memory" in text]
+    assert [line.split(",")[1] for line in told] == [
         f" going on with {n} rows at a time (evaluate.batch_size)" for n in (6, 3)
     ]
     small = _OnCpu(llama.chat, llama.interventions, NEW_TOKENS, 1)
@@ -275,7 +284,7 @@ def test_out_of_memory_where_rows_are_decoded_apart(llama, monkeypatch):
         return decode_batch(model, ids, *others)
 
     monkeypatch.setattr(generation, "decode_batch", decode)
-    module = _OnCpu(llama.chat, llama.interventions, NEW_TOKENS, 5, tell=lambda line: None)
+    module = _OnCpu(llama.chat, llama.interventions, NEW_TOKENS, 5)
     assert module.answer(llama) == llama.expected
     assert max(tried) > 2
     assert module.n_slots == 2

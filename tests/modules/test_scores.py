@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
+from on_cpu import SYSTEM, random_directions, scored
 from tiny_models import ARCHITECTURES
 
 from refusal_lightning.config import TrainerConfig
@@ -30,7 +31,6 @@ from refusal_lightning.models.tokens import left_pad
 from refusal_lightning.modules import scores
 from refusal_lightning.modules.scores import ScoreModule, ScoreResult
 
-SYSTEM = "You are a careful assistant that answers in a few words."
 INSTRUCTIONS = (
     "Name three birds",
     "Say hello.",
@@ -51,11 +51,6 @@ def prompts(chat) -> list[list[int]]:
     return [chat.encode(f"{SYSTEM} {instruction}") for instruction in INSTRUCTIONS]
 
 
-def _directions(chat: ChatModel) -> torch.Tensor:
-    shape = (chat.n_positions, chat.n_layers, chat.d_model)
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-
-
 class _Collect(BasePredictionWriter):
     def __init__(self) -> None:
         super().__init__("batch")
@@ -66,8 +61,7 @@ class _Collect(BasePredictionWriter):
 
 
 def _run(chat: ChatModel, prompts, task: ScoreTask, batch_size=4, baseline=None, proven_out=None) -> ScoreResult:
-    bounds = (np.full(len(prompts), -20.0), np.full(len(prompts), 20.0))
-    module = ScoreModule(chat, _directions(chat), prompts, baseline, task.kind, batch_size, bounds, proven_out)
+    module = ScoreModule(chat, random_directions(chat), scored(prompts, baseline), task.kind, batch_size, proven_out)
     collect = _Collect()
     run_loop(TrainerConfig(accelerator="cpu", progress_bar=False), PredictLoop(module, lambda: [task]), [collect])
     return collect.results[0]
@@ -75,18 +69,18 @@ def _run(chat: ChatModel, prompts, task: ScoreTask, batch_size=4, baseline=None,
 
 def _logits(chat: ChatModel, prompt: list[int]) -> torch.Tensor:
     ids = torch.tensor([prompt])
-    return chat.bridge("cpu").original_model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, -1].float()
+    return chat.engine("cpu").model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, -1].float()
 
 
 def _plain(chat: ChatModel, prompts, kind: str, place: tuple[int, int]) -> np.ndarray:
     """One pass per prompt, unpadded, from the first block, with the interventions of one direction."""
-    vector = _directions(chat)[place]
+    vector = random_directions(chat)[place]
     intervention = addition(vector, place[1], 1.0) if kind == "induce" else ablation(vector)
     scores = []
     with torch.inference_mode():
         for prompt in prompts:
             before = _logits(chat, prompt)
-            with intervene(chat.bridge("cpu"), intervention):
+            with intervene(chat.engine("cpu"), intervention):
                 after = _logits(chat, prompt)
             score = kl_scores(before, after) if kind == "kl" else refusal_scores(after, chat.refusal_ids)
             scores.append(float(score))
@@ -134,7 +128,7 @@ def test_induce_scores_from_the_first_and_the_last_layer(chat, prompts, layer):
 def test_the_beginning_is_shared(chat, prompts, monkeypatch):
     """It is run once per candidate, and what follows is all that is run per prompt; also beyond a sliding window."""
     tokens: list[int] = []
-    model = chat.bridge("cpu").original_model
+    model = chat.engine("cpu").model
     counting = model.get_input_embeddings().register_forward_pre_hook(lambda m, args: tokens.append(args[0].numel()))
     try:
         _run(chat, prompts, ScoreTask("bypass", PLACES))
@@ -176,24 +170,24 @@ def test_a_candidate_that_is_proven_out_is_dropped(chat, prompts):
 
 def test_rows_equal_one_by_one(chat, prompts):
     """An intervention with a direction per row gives each row what that row's own intervention gives."""
-    bridge = chat.bridge("cpu")
+    engine = chat.engine("cpu")
     ids, mask = left_pad(prompts)
-    vectors = _directions(chat)[-1, :1].expand(len(prompts), -1) * torch.arange(1, len(prompts) + 1).unsqueeze(1)
-    vectors = vectors + _directions(chat)[-2, 1]
+    vectors = random_directions(chat)[-1, :1].expand(len(prompts), -1) * torch.arange(1, len(prompts) + 1).unsqueeze(1)
+    vectors = vectors + random_directions(chat)[-2, 1]
     pairs = [
         (row_ablation(vectors), lambda v: ablation(v)),
         (row_addition(vectors, 2), lambda v: addition(v, 2, 1.0)),
     ]
     for rows, single in pairs:
         with torch.inference_mode():
-            with intervene(bridge, rows), record_activations(bridge, ["resid_post"], [3], lambda x: x) as together:
-                bridge(ids, attention_mask=mask, use_cache=False)
+            with intervene(engine, rows), record_activations(engine, ["resid_post"], [3], lambda x: x) as together:
+                engine(ids, attention_mask=mask)
             for row, vector in enumerate(vectors):
                 with (
-                    intervene(bridge, single(vector)),
-                    record_activations(bridge, ["resid_post"], [3], lambda x: x) as alone,
+                    intervene(engine, single(vector)),
+                    record_activations(engine, ["resid_post"], [3], lambda x: x) as alone,
                 ):
-                    bridge(ids, attention_mask=mask, use_cache=False)
+                    engine(ids, attention_mask=mask)
                 real = mask[row].bool()
                 torch.testing.assert_close(
                     together["resid_post", 3][row][real], alone["resid_post", 3][row][real], atol=2e-5, rtol=1e-4

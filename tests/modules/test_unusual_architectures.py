@@ -5,9 +5,13 @@ The oracle of scores and answers is one prompt at a time, unpadded, whole, witho
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from on_cpu import SYSTEM, Generation, Scores, random_directions, scored
 from tiny_models import UNUSUAL_ARCHITECTURES
 
 from refusal_lightning.directions.metrics.kl import kl_scores
@@ -16,13 +20,10 @@ from refusal_lightning.directions.selection.schedule import ScoreTask
 from refusal_lightning.inference import prefix_cache, shortcuts
 from refusal_lightning.interventions import BASELINE, Intervention, ablation, addition, intervene, record_activations
 from refusal_lightning.models import ChatModel, load_chat_model
-from refusal_lightning.models.blocks import block_facts
 from refusal_lightning.models.tokens import left_pad
 from refusal_lightning.modules import generation
-from refusal_lightning.modules.generation import GenerationBatch, GenerationModule
-from refusal_lightning.modules.scores import ScoreModule
+from refusal_lightning.modules.generation import GenerationBatch
 
-SYSTEM = "You are a careful assistant that answers in a few words."
 INSTRUCTIONS = (
     "Name three birds",
     "Say hello to all the people in the garden.",
@@ -31,26 +32,6 @@ INSTRUCTIONS = (
 )
 PLACES = {"bypass": ((-2, 1), (-1, 3)), "kl": ((-2, 1), (-1, 3)), "induce": ((-2, 3), (-1, 3))}
 NEW_TOKENS = 6
-
-
-class _Scores(ScoreModule):
-    """Without a Trainer around it."""
-
-    @property
-    def bridge(self):
-        return self.model.bridge("cpu")
-
-    @property
-    def input_device(self):
-        return torch.device("cpu")
-
-
-class _Generation(GenerationModule):
-    """Without a Trainer around it."""
-
-    @property
-    def device(self):
-        return torch.device("cpu")
 
 
 @pytest.fixture(scope="module", params=UNUSUAL_ARCHITECTURES)
@@ -63,15 +44,10 @@ def prompts(chat) -> list[list[int]]:
     return [chat.encode(f"{SYSTEM} {instruction}") for instruction in INSTRUCTIONS]
 
 
-def _directions(chat: ChatModel) -> torch.Tensor:
-    shape = (chat.n_positions, chat.n_layers, chat.d_model)
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-
-
 def _logits(chat: ChatModel, prompt: list[int], intervention: Intervention = BASELINE) -> torch.Tensor:
-    bridge = chat.bridge("cpu")
-    with torch.inference_mode(), intervene(bridge, intervention):
-        return bridge(torch.tensor([prompt]), use_cache=False)[:, -1].double()
+    engine = chat.engine("cpu")
+    with torch.inference_mode(), intervene(engine, intervention):
+        return engine(torch.tensor([prompt]))[:, -1].double()
 
 
 @pytest.mark.parametrize("kind", ["bypass", "induce", "kl"])
@@ -79,10 +55,9 @@ def _logits(chat: ChatModel, prompt: list[int], intervention: Intervention = BAS
 def test_scores_equal_plain_passes(chat, prompts, kind, share, monkeypatch):
     if not share:
         monkeypatch.setattr(prefix_cache, "WORTH_SHARING", 1000)
-    directions = _directions(chat)
+    directions = random_directions(chat)
     baseline = torch.cat([_logits(chat, prompt) for prompt in prompts])
-    bounds = (np.full(len(prompts), -20.0), np.full(len(prompts), 20.0))
-    module = _Scores(chat, directions, prompts, baseline, kind, 4, bounds, tell=lambda text: None)
+    module = Scores(chat, directions, scored(prompts, baseline), kind, 4)
     with torch.inference_mode():
         module.on_predict_start()
         result = module.predict_step(ScoreTask(kind, PLACES[kind]))
@@ -95,7 +70,7 @@ def test_scores_equal_plain_passes(chat, prompts, kind, share, monkeypatch):
 
 
 def test_answers_equal_decoding_without_a_cache(chat, prompts):
-    vector = _directions(chat)[-1, 1]
+    vector = random_directions(chat)[-1, 1]
     interventions = [BASELINE, ablation(vector), addition(vector, 1, 1.0)]
     rows = [(prompt, number) for number in range(3) for prompt in prompts]
     expected = []
@@ -106,7 +81,7 @@ def test_answers_equal_decoding_without_a_cache(chat, prompts):
             if read[-1] in chat.stop_ids:
                 break
         expected.append(chat.tokenizer.decode(read[len(prompt) :], skip_special_tokens=True).strip())
-    module = _Generation(chat, interventions, NEW_TOKENS, 5)
+    module = Generation(chat, interventions, NEW_TOKENS, 5)
     batch = GenerationBatch([""] * len(rows), [p for p, _ in rows], [""] * len(rows), [n for _, n in rows])
     with torch.inference_mode():
         assert module.predict_step(batch).texts == expected
@@ -115,12 +90,11 @@ def test_answers_equal_decoding_without_a_cache(chat, prompts):
 @pytest.mark.parametrize("apart", [False, True])
 def test_answers_end_at_the_context(tiny_folder, monkeypatch, apart):
     """GPT-2 has no position beyond it. What is read fills it, and one more token can be told."""
-    chat = load_chat_model(str(tiny_folder("gpt2")), refusal_tokens=["I"])
-    monkeypatch.setattr(chat, "stop_ids", [])
+    chat = replace(load_chat_model(str(tiny_folder("gpt2")), refusal_tokens=["I"]), stop_ids=[])
     monkeypatch.setattr(generation, "can_refill", lambda config: not apart)
     assert chat.context == 512
     prompts = [[7 + i % 300 for i in range(length)] for length in (508, 505)]
-    module = _Generation(chat, [BASELINE], 20, 2)
+    module = Generation(chat, [BASELINE], 20, 2)
     with torch.inference_mode():
         answers = module.predict_step(GenerationBatch(["", ""], prompts, ["", ""], [0, 0]))
     assert answers.n_tokens == [5, 8]
@@ -128,45 +102,45 @@ def test_answers_end_at_the_context(tiny_folder, monkeypatch, apart):
 
 def test_ablated_streams_are_orthogonal(chat, prompts):
     """By the hooks of the bridge and by those of the decoder, where they are others; a Mamba branch writes too."""
-    bridge = chat.bridge("cpu")
-    assert block_facts(bridge).adds_up == (chat.alias != "falcon_h1")
-    vector = _directions(chat)[-1, 1]
+    engine = chat.engine("cpu")
+    assert engine.facts.adds_up == (chat.alias != "falcon_h1")
+    vector = random_directions(chat)[-1, 1]
     unit = (vector / vector.norm()).float()
     ids, mask = left_pad(prompts)
     points = [
-        point for point in ("resid_pre", "resid_mid", "resid_post") if f"blocks.0.hook_{point}" in bridge.hook_dict
+        point for point in ("resid_pre", "resid_mid", "resid_post") if f"blocks.0.hook_{point}" in engine.hook_names
     ]
     with (
         torch.inference_mode(),
-        intervene(bridge, ablation(vector)),
-        record_activations(bridge, points, range(chat.n_layers), lambda x: x) as captured,
+        intervene(engine, ablation(vector)),
+        record_activations(engine, points, range(chat.n_layers), lambda x: x) as captured,
     ):
-        expected = bridge(ids, attention_mask=mask, use_cache=False)[:, -1]
+        expected = engine(ids, attention_mask=mask)[:, -1]
     for key, stream in captured.items():
         assert (stream @ unit).abs().max() <= 1e-5 * stream.norm(dim=-1).max(), key
-    decoder = chat.decoder("cpu")
+    decoder = chat.fast_engine("cpu")
     with torch.inference_mode(), intervene(decoder, ablation(vector)):
         positions = prefix_cache.positions(mask)
         logits = decoder.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
     torch.testing.assert_close(logits[:, -1], expected, atol=2e-5, rtol=1e-4)
 
 
-def test_a_shortcut_that_differs_is_not_taken(tiny_folder, monkeypatch):
+def test_a_shortcut_that_differs_is_not_taken(tiny_folder, monkeypatch, caplog):
     """A pass that goes on from other keys than its own, and one that enters with another stream."""
     chat = load_chat_model(str(tiny_folder("llama")), refusal_tokens=["I"])
     prompts = [chat.encode(f"{SYSTEM} {instruction}") for instruction in INSTRUCTIONS]
-    found = shortcuts.exact_shortcuts(chat.bridge("cpu"), prompts, "cpu", print)
+    found = shortcuts.exact_shortcuts(chat.engine("cpu"), prompts, "cpu")
     assert found == shortcuts.Shortcuts(shares=True, skips=True)
     chat.release()
     real = prefix_cache.prefix_pass
     monkeypatch.setattr(shortcuts, "prefix_pass", lambda *args: [(k + 0.1, v) for k, v in real(*args)])
-    said: list[str] = []
-    found = shortcuts.exact_shortcuts(chat.bridge("cpu"), prompts, "cpu", said.append)
+    caplog.set_level(logging.INFO, "refusal_lightning")
+    found = shortcuts.exact_shortcuts(chat.engine("cpu"), prompts, "cpu")
     assert not found.shares and found.skips
     chat.release()
     monkeypatch.undo()
     skip = shortcuts.skip_blocks
-    monkeypatch.setattr(shortcuts, "skip_blocks", lambda bridge, layer, start: skip(bridge, layer, start[:1] * 0.9))
-    found = shortcuts.exact_shortcuts(chat.bridge("cpu"), prompts, "cpu", said.append)
+    monkeypatch.setattr(shortcuts, "skip_blocks", lambda engine, layer, start: skip(engine, layer, start[:1] * 0.9))
+    found = shortcuts.exact_shortcuts(chat.engine("cpu"), prompts, "cpu")
     assert found.shares and not found.skips
-    assert [text.split(":")[0] for text in said] == ["prompts are run whole", "induce scores run all blocks"]
+    assert [text.split(":")[0] for text in caplog.messages] == ["prompts are run whole", "induce scores run all blocks"]

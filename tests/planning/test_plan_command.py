@@ -15,7 +15,6 @@ from tiny_models import tiny_model
 from refusal_lightning import config as sections
 from refusal_lightning.cli import main
 from refusal_lightning.inference import batch_size
-from refusal_lightning.models import ChatModel
 from refusal_lightning.modules import generation, loss
 from refusal_lightning.modules.activations import ActivationBatch, ActivationModule, PromptBatch
 from refusal_lightning.modules.generation import GenerationBatch, GenerationModule, GenerationResult
@@ -43,7 +42,9 @@ def planned(config: str, tmp_path: Path, *more: str) -> dict:
 
 def test_what_a_real_run_takes(config, tmp_path, monkeypatch):
     """Prompts, tokens with their padding, files, and bytes where nothing is compressed."""
-    monkeypatch.setattr(ChatModel, "bridge", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(
+        "refusal_lightning.models.weights.Weights.engine", lambda *_: pytest.fail("the model was loaded")
+    )
     plan = planned(config, tmp_path)
     monkeypatch.undo()
     ran: list[int] = []
@@ -122,11 +123,11 @@ def test_rows_decoded_at_a_time(config, tmp_path, monkeypatch, more):
     used: list[tuple[int, int, int]] = []
     decode = generation.decode_rows
 
-    def noted(model: Any, rows: Any, interventions: Any, stop_ids: Any, new: int, n_rows: int, *more: Any) -> Any:
+    def noted(model: Any, rows: Any, interventions: Any, stopping: Any, n_rows: int, *more: Any) -> Any:
         config = model.model.config.get_text_config()
-        longest = max(len(row.token_ids) for row in rows) + new
+        longest = max(len(row.token_ids) for row in rows) + stopping.max_new_tokens
         used.append((n_rows, len(rows), batch_size.row_bytes(config, longest, 4)))
-        return decode(model, rows, interventions, stop_ids, new, n_rows, *more)
+        return decode(model, rows, interventions, stopping, n_rows, *more)
 
     monkeypatch.setattr(generation, "decode_rows", noted)
     assert main(["evaluate", "--config", config, *more]) == 0

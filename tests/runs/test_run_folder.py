@@ -14,7 +14,6 @@ from tiny_models import N_LAYERS, N_POSITIONS
 
 from refusal_lightning.cli import main
 from refusal_lightning.errors import UserError
-from refusal_lightning.models import ChatModel
 from refusal_lightning.runs.folder import RunFolder
 from refusal_lightning.runs.lock import held
 from refusal_lightning.runs.made_from import make_room
@@ -262,7 +261,9 @@ def test_a_run_of_an_earlier_version(run, monkeypatch):
         del record["select"][key]
     del record["files"], record["evaluate"]["direction"]
     (run.path / "run.json").write_text(json.dumps(record))
-    monkeypatch.setattr(ChatModel, "bridge", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(
+        "refusal_lightning.models.weights.Weights.engine", lambda *_: pytest.fail("the model was loaded")
+    )
     assert "is now in" in run("evaluate")
     assert {name: content for name, content in run.files().items() if name.startswith("compl")} == {
         name: content for name, content in before.items() if name.startswith("compl")

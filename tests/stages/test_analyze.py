@@ -21,7 +21,6 @@ from refusal_lightning.directions.analysis.bootstrap import bootstrap_weights
 from refusal_lightning.directions.estimators.registry import ESTIMATORS
 from refusal_lightning.inputs.drawing import drawn_sets
 from refusal_lightning.models import load_chat_model
-from refusal_lightning.models.chat_model import ChatModel
 from refusal_lightning.stages.analyze.analysis import Analysis
 from refusal_lightning.stages.analyze.inputs import AnalysisInputs
 from refusal_lightning.stages.analyze.registry import ANALYSES as REGISTRY
@@ -50,7 +49,9 @@ def finished(tmp_path_factory, tiny_llama_folder, data) -> Path:
     for stage in ("cache", "select"):
         assert main([stage, "--config", config]) == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ChatModel, "bridge", lambda *a, **k: pytest.fail("weights were loaded"))
+        patch.setattr(
+            "refusal_lightning.models.weights.Weights.engine", lambda *a, **k: pytest.fail("weights were loaded")
+        )
         assert main(["analyze", "--config", config]) == 0
     return folder
 

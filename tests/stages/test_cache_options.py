@@ -56,13 +56,13 @@ def test_every_hook_point_position_and_layer(run, tiny_llama_folder, data):
     whole, _ = run("all", cache={"hook_points": POINTS, "positions": "all", "datasets": ["harmful_test"]})
     last, _ = run("last", cache={"hook_points": ["mlp_out"], "positions": 3, "layers": [1, 2]})
     chat = load_chat_model(str(tiny_llama_folder), refusal_tokens=["I"])
-    bridge = chat.bridge("cpu")
+    engine = chat.engine("cpu")
     (chosen,) = {last.layout.positions}
     assert chosen == (-3, -2, -1) and last.layout.layers == (1, 2)
     for instruction in load_dataset("harmful_test", instructions_only=True, root=data):
         ids = chat.encode(instruction)
         rows = whole.rows([prompt_hash(ids)])
-        _, alone = bridge.run_with_cache(torch.tensor([ids]))
+        _, alone = engine.bridge.run_with_cache(torch.tensor([ids]))
         for point in POINTS:
             stored = whole.read(point, rows)
             assert len(stored) == len(ids)

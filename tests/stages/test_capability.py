@@ -19,6 +19,7 @@ from refusal_lightning.config import CapabilityConfig
 from refusal_lightning.errors import UserError
 from refusal_lightning.interventions import BASELINE, ablation
 from refusal_lightning.models import ChatModel, load_chat_model
+from refusal_lightning.models.weights import Weights
 from refusal_lightning.stages.capability.harness import _metrics, open_tasks, run_tasks
 from runs import write_config, write_data
 
@@ -66,7 +67,7 @@ def loglikelihoods(chat: ChatModel, intervention, monkeypatch) -> list[float]:
     monkeypatch.setattr(HFLM, "_loglikelihood_tokens", listen)
     manager = TaskManager(include_path="tasks", include_defaults=False)
     config = CapabilityConfig(tasks=["own_task"])
-    run_tasks(chat.decoder("cpu"), chat, intervention, config, manager)
+    run_tasks(chat.fast_engine("cpu"), chat, intervention, config, manager)
     monkeypatch.undo()
     return told
 
@@ -90,7 +91,7 @@ def test_loglikelihoods_under_interventions(tiny_llama_folder, tasks, tmp_path, 
     direction = torch.randn(chat.d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     monkeypatch.chdir(tmp_path)
     told = loglikelihoods(chat, BASELINE, monkeypatch)
-    model = chat.decoder("cpu").model
+    model = chat.fast_engine("cpu").model
     hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
     expected = plainly(model, chat.tokenizer)
     assert sorted(told) == pytest.approx(sorted(expected), abs=1e-3)
@@ -110,7 +111,7 @@ def test_generation_settings_are_the_runs_own(tmp_path, monkeypatch, kind):
     settings = json.loads((folder / "generation_config.json").read_text())
     (folder / "generation_config.json").write_text(json.dumps({**settings, "repetition_penalty": 1.3}))
     chat = load_chat_model(str(folder), refusal_tokens=["I"], device_map={"": "cpu"} if kind == "bridge" else None)
-    decoder = chat.decoder("cpu")
+    decoder = chat.fast_engine("cpu")
     before = decoder.model.generation_config
     seen = []
 
@@ -166,7 +167,7 @@ def test_the_stage(tiny_llama_folder, tasks, tmp_path, capsys, monkeypatch):
     assert made.keys() == {"baseline", "ablation", "actadd"}
     assert made["baseline"]["samples"] == {"own_task": 4} and 0 <= made["baseline"]["tasks"]["own_task"]["acc"] <= 1
     with monkeypatch.context() as patch:
-        patch.setattr(ChatModel, "bridge", lambda *_: pytest.fail("the model was loaded"))
+        patch.setattr(Weights, "engine", lambda *_: pytest.fail("the model was loaded"))
         assert main(["capability", "--config", config]) == 0
     assert "nothing to compute" in capsys.readouterr().out
     assert main(["capability", "--config", config, "--capability.limit", "2"]) == 0  # other scores, other files
@@ -253,7 +254,7 @@ def test_task_files_are_data(line, tiny_llama_folder, tasks, tmp_path, monkeypat
     with pytest.raises(UserError):
         manager = open_tasks(config)
         chat = load_chat_model(str(tiny_llama_folder), refusal_tokens=["I"])
-        run_tasks(chat.decoder("cpu"), chat, BASELINE, config, manager)
+        run_tasks(chat.fast_engine("cpu"), chat, BASELINE, config, manager)
     assert not (tmp_path / "ran").exists()
 
 

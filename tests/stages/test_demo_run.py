@@ -27,25 +27,25 @@ def test_prompts_of_the_demo_model(chat):
     for prompt in prompts:
         assert prompt[-6:] == chat.eoi_ids
         assert prompt.count(chat.tokenizer.bos_token_id) == 3  # <|im_start|> opens each turn: system, user, answer
-    bridge = chat.bridge("cpu")
+    engine = chat.engine("cpu")
     direction = torch.randn(chat.d_model, generator=torch.Generator().manual_seed(0))
     unit = direction / direction.norm()
     ids, mask = left_pad(prompts)
     with torch.inference_mode():
-        together = bridge(ids, attention_mask=mask, use_cache=False, logits_to_keep=1)[:, -1]
+        together = engine(ids, attention_mask=mask, logits_to_keep=1)[:, -1]
         for row, prompt in enumerate(prompts[:3]):
             ids_alone, mask_alone = left_pad([prompt])
-            alone = bridge(ids_alone, attention_mask=mask_alone, use_cache=False, logits_to_keep=1)[0, -1]
+            alone = engine(ids_alone, attention_mask=mask_alone, logits_to_keep=1)[0, -1]
             torch.testing.assert_close(together[row], alone, atol=2e-3, rtol=0)
         points = ("resid_pre", "resid_mid", "resid_post")
         with (
-            intervene(bridge, ablation(direction)),
-            record_activations(bridge, points, range(chat.n_layers), lambda x: x[:, -6:]) as captured,
+            intervene(engine, ablation(direction)),
+            record_activations(engine, points, range(chat.n_layers), lambda x: x[:, -6:]) as captured,
         ):
-            bridge(ids, attention_mask=mask, use_cache=False)
+            engine(ids, attention_mask=mask)
     for key, x in captured.items():
         assert (x @ unit).abs().max() <= 1e-6 * x.norm(dim=-1).max(), key
-    assert sum(len(point.fwd_hooks) for point in bridge.hook_dict.values()) == 0
+    assert engine.count_hooks() == 0
 
 
 def test_three_stages(chat, tmp_path):

@@ -14,7 +14,7 @@ from refusal_lightning.cli import main
 from refusal_lightning.config import ModelConfig
 from refusal_lightning.inputs.model import open_model
 from refusal_lightning.io import versions
-from refusal_lightning.models import ChatModel, load_chat_model
+from refusal_lightning.models import load_chat_model
 from refusal_lightning.stages.evaluate import completions, losses
 from refusal_lightning.stages.select import cross_checks, scoring
 from runs import write_config, write_data
@@ -45,11 +45,11 @@ def folder(tmp_path_factory, tiny_llama_folder) -> Path:
 def loads(folder: Path, monkeypatch, stage: str, *arguments: str) -> bool:
     """Whether a stage computes anything anew."""
 
-    def loaded(self, device):
+    def loaded(checkpoint, device):
         raise LoadedError
 
     with monkeypatch.context() as patch:
-        patch.setattr(ChatModel, "_boot", loaded)
+        patch.setattr("refusal_lightning.models.engines.bridge._boot", loaded)
         status = main([stage, "--config", str(folder / "config.yaml"), *arguments])
     return status != 0
 

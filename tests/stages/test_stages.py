@@ -17,8 +17,9 @@ from tiny_models import N_LAYERS, N_POSITIONS
 from refusal_lightning.cli import main
 from refusal_lightning.data import draw_instructions, load_dataset_split
 from refusal_lightning.interventions import ablation, intervene
-from refusal_lightning.models import ChatModel, load_chat_model
+from refusal_lightning.models import load_chat_model
 from refusal_lightning.models.tokens import prompt_hash
+from refusal_lightning.models.weights import Weights
 from refusal_lightning.store import ActivationStore, verify
 from runs import write_config, write_data
 
@@ -114,7 +115,7 @@ def test_mean_differences_by_hand(finished, tiny_llama_folder, data):
 
 def test_again_computes_nothing(finished, tiny_llama_folder, data, monkeypatch, capsys):
     before = _artifacts(finished)
-    monkeypatch.setattr("refusal_lightning.models.ChatModel.bridge", _no_model)
+    monkeypatch.setattr(Weights, "engine", _no_model)
     config = str(finished / "config.yaml")
     for stage in ("cache", "select", "evaluate"):
         assert main([stage, "--config", config]) == 0
@@ -130,7 +131,7 @@ def _no_model(self, device):
 
 
 def test_other_thresholds_need_no_model(finished, tiny_llama_folder, data, tmp_path, monkeypatch):
-    monkeypatch.setattr("refusal_lightning.models.ChatModel.bridge", _no_model)
+    monkeypatch.setattr(Weights, "engine", _no_model)
     config = str(finished / "config.yaml")
     before = (finished / "runs" / "tiny" / "direction_metadata.json").read_text()
     arguments = ["select", "--config", config, "--runs.root", str(tmp_path), "--select.mode", "staged"]
@@ -253,7 +254,7 @@ def test_second_opinions(finished, tiny_llama_folder, data, tmp_path, capsys, mo
     filtered = json.loads((run / "select_direction" / "direction_evaluations_filtered.json").read_text())
     assert [(t["position"], t["layer"]) for t in told] == [(f["position"], f["layer"]) for f in filtered[:5]]
     chat = load_chat_model(str(tiny_llama_folder), refusal_tokens=["I"])
-    bridge = chat.bridge("cpu")
+    engine = chat.engine("cpu")
     directions = torch.load(run / "generate_directions" / "mean_diffs.pt", weights_only=True)
     kl = []
     with torch.inference_mode():
@@ -261,9 +262,9 @@ def test_second_opinions(finished, tiny_llama_folder, data, tmp_path, capsys, mo
             ids = chat.encode(instruction)
             terms: list[float] = []
             for _ in range(4):
-                before = bridge(torch.tensor([ids]))[0, -1].double().log_softmax(-1)
-                with intervene(bridge, ablation(directions[told[0]["position"], told[0]["layer"]])):
-                    after = bridge(torch.tensor([ids]))[0, -1].double().log_softmax(-1)
+                before = engine(torch.tensor([ids]))[0, -1].double().log_softmax(-1)
+                with intervene(engine, ablation(directions[told[0]["position"], told[0]["layer"]])):
+                    after = engine(torch.tensor([ids]))[0, -1].double().log_softmax(-1)
                 chosen = int(before.argmax())
                 if not (chosen in chat.stop_ids and terms):
                     terms.append(float((before.exp() * (before - after)).sum()))
@@ -272,7 +273,9 @@ def test_second_opinions(finished, tiny_llama_folder, data, tmp_path, capsys, mo
                 ids = [*ids, chosen]
             kl.append(np.mean(terms))
     assert told[0]["kl"] == pytest.approx(np.mean(kl), rel=1e-3, abs=1e-6)
-    monkeypatch.setattr(ChatModel, "bridge", lambda *args: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(
+        "refusal_lightning.models.weights.Weights.engine", lambda *args: pytest.fail("the model was loaded")
+    )
     before = (run / "select_direction" / "answer_kl.json").read_bytes()
     assert main(["select", "--config", config]) == 0
     assert (run / "select_direction" / "answer_kl.json").read_bytes() == before

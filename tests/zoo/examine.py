@@ -2,58 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from architectures import N_LAYERS
+from on_cpu import SYSTEM, Generation, Loss, Scores, scored
 from plain import Plain
 from specimens import plain_model
 from torch import Tensor
 
 from refusal_lightning.directions.selection.schedule import ScoreTask
-from refusal_lightning.inference import prefix_cache
+from refusal_lightning.inference import prefix_cache, shortcuts
 from refusal_lightning.interventions import BASELINE, ablation, addition, intervene, record_activations
 from refusal_lightning.models import ChatModel, load_chat_model
 from refusal_lightning.models.tokens import left_pad
-from refusal_lightning.modules.generation import GenerationBatch, GenerationModule
-from refusal_lightning.modules.loss import LossBatch, LossModule
-from refusal_lightning.modules.scores import ScoreModule
+from refusal_lightning.modules.generation import GenerationBatch
+from refusal_lightning.modules.loss import LossBatch
 
 BOUND = 1e-4
 NEW_TOKENS = 5
-SYSTEM = "You are a careful assistant that answers in a few words."
 INSTRUCTIONS = ("Name three birds", "Say hello to all the people in the garden.", "Name three cities, and why?")
 INDUCE = (0, N_LAYERS // 2, N_LAYERS - 1)
-
-
-class _OnCpu:
-    """A module without a Trainer around it."""
-
-    device = torch.device("cpu")
-    input_device = torch.device("cpu")
-
-    @property
-    def bridge(self) -> Any:
-        return self.model.bridge("cpu")  # type: ignore[attr-defined]
-
-
-class _Scores(_OnCpu, ScoreModule):
-    pass
-
-
-class _Generation(_OnCpu, GenerationModule):
-    pass
-
-
-class _Loss(_OnCpu, LossModule):
-    pass
 
 
 @dataclass
@@ -67,8 +43,7 @@ class Found:
 def examine(name: str, folder: Path) -> Found:
     """Hold the package to plain passes on a saved model. Raises UserError where the package refuses it."""
     chat = load_chat_model(str(folder), refusal_tokens=["I", " the"], alias=name)
-    said: list[str] = []
-    chat.bridge("cpu")
+    chat.engine("cpu")
     plain = Plain(plain_model(name, folder), N_LAYERS)
     prompts = [chat.encode(f"{SYSTEM} {instruction}") for instruction in INSTRUCTIONS]
     directions = torch.randn((chat.n_positions, N_LAYERS, chat.d_model), dtype=torch.float64, generator=_seeded(3))
@@ -76,15 +51,15 @@ def examine(name: str, folder: Path) -> Found:
         "activations": lambda: _activations(chat, plain, prompts),
         "ablation": lambda: _ablation(chat, prompts, directions[-1, 1]),
         "loss": lambda: _loss(chat, plain, prompts, directions[-1, 1]),
-        "answers": lambda: _answers(chat, plain, prompts, directions[-1, 1], said.append),
+        "answers": lambda: _answers(chat, plain, prompts, directions[-1, 1]),
     }
     for kind in ("bypass", "induce", "kl"):
         for shared in (True, False):
             checks[f"{kind}{', shared beginning' if shared else ''}"] = partial(
-                _scores, chat, plain, prompts, directions, kind, shared, said.append
+                _scores, chat, plain, prompts, directions, kind, shared
             )
     wrong = {}
-    with torch.inference_mode():
+    with torch.inference_mode(), _said() as said:
         for what, check in checks.items():
             figure = check()
             if not figure <= BOUND:
@@ -101,6 +76,22 @@ def examine(name: str, folder: Path) -> Found:
     return Found(", ".join(ways) or "all", wrong)
 
 
+@contextmanager
+def _said() -> Iterator[list[str]]:
+    """What the package says of ways to save work that it does not take."""
+    said: list[str] = []
+    log, handler = logging.getLogger(shortcuts.__name__), logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    before = log.level
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    try:
+        yield said
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
+
+
 def _seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -113,9 +104,9 @@ def _activations(chat: ChatModel, plain: Plain, prompts: list[list[int]]) -> flo
     """``resid_pre`` at the eoi positions in a padded batch, as `cache` reads it."""
     ids, mask = left_pad(prompts)
     n = chat.n_positions
-    bridge = chat.bridge("cpu")
-    with record_activations(bridge, ["resid_pre"], range(N_LAYERS), lambda x: x[:, -n:]) as captured:
-        bridge(ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
+    engine = chat.engine("cpu")
+    with record_activations(engine, ["resid_pre"], range(N_LAYERS), lambda x: x[:, -n:]) as captured:
+        engine(ids, attention_mask=mask, logits_to_keep=1)
     ours = torch.stack([captured["resid_pre", layer] for layer in range(N_LAYERS)], dim=1)
     return max(_relative(row, plain.streams(prompt)[:, -n:]) for row, prompt in zip(ours, prompts, strict=True))
 
@@ -123,16 +114,16 @@ def _activations(chat: ChatModel, plain: Plain, prompts: list[list[int]]) -> flo
 def _ablation(chat: ChatModel, prompts: list[list[int]], vector: Tensor) -> float:
     """The largest projection on an ablated direction, relative to the stream, at all blocks and all tokens."""
     ids, mask = left_pad(prompts)
-    bridge = chat.bridge("cpu")
+    engine = chat.engine("cpu")
     seen: list[Tensor] = []
 
     def keep(x: Tensor, hook: Any) -> None:
         seen.append(x[mask.bool()].double())
 
     points = [f"blocks.{layer}.hook_resid_{point}" for layer in range(N_LAYERS) for point in ("pre", "mid", "post")]
-    pairs = [(point, keep) for point in points if point in bridge.hook_dict]
-    with intervene(bridge, ablation(vector)), bridge.hooks(fwd_hooks=pairs):
-        bridge(ids, attention_mask=mask, use_cache=False)
+    pairs = [(point, keep) for point in points if point in engine.hook_names]
+    with intervene(engine, ablation(vector)), engine.hooks(fwd_hooks=pairs):
+        engine(ids, attention_mask=mask)
     unit = vector / vector.norm()
     return max(float((x @ unit).abs().max() / x.norm(dim=-1).max()) for x in seen)
 
@@ -155,7 +146,7 @@ def _loss(chat: ChatModel, plain: Plain, prompts: list[list[int]], vector: Tenso
     scored = (torch.arange(ids.shape[1]) >= ids.shape[1] - n_scored).expand(ids.shape)
     figure = 0.0
     for name, intervention in (("baseline", BASELINE), ("ablation", ablation(vector))):
-        sums = _Loss(chat, intervention).predict_step(LossBatch(list(range(len(ids))), ids, mask, scored))
+        sums = Loss(chat, intervention).predict_step(LossBatch(list(range(len(ids))), ids, mask, scored))
         for prompt, ours in zip(prompts, sums.loss, strict=True):
             with _under(plain, name, vector, 1):
                 log_p = plain.logits(prompt).log_softmax(-1)
@@ -164,9 +155,7 @@ def _loss(chat: ChatModel, plain: Plain, prompts: list[list[int]], vector: Tenso
     return figure
 
 
-def _answers(
-    chat: ChatModel, plain: Plain, prompts: list[list[int]], vector: Tensor, tell: Callable[[str], None]
-) -> float:
+def _answers(chat: ChatModel, plain: Plain, prompts: list[list[int]], vector: Tensor) -> float:
     """How far an answer's tokens are below the likeliest ones of a plain pass over prompt and answer.
 
     Relative to the logits' spread: 0 where each is the likeliest, and a tie's rounding where two are as likely.
@@ -174,10 +163,12 @@ def _answers(
     interventions = {"baseline": BASELINE, "ablation": ablation(vector), "actadd": addition(vector, 1, 1.0)}
     rows = [(prompt, number) for number in range(3) for prompt in prompts]
     made: list[list[int]] = []
-    module = _Generation(chat, list(interventions.values()), NEW_TOKENS, 4, tell=tell)
-    decode, stop_ids = chat.tokenizer.decode, chat.stop_ids
     second = [*prompts[0], int(plain.logits(prompts[0])[-1].argmax())]
-    chat.stop_ids = [*stop_ids, int(plain.logits(second)[-1].argmax())]  # so that a row leaves early
+    chat = replace(
+        chat, stop_ids=[*chat.stop_ids, int(plain.logits(second)[-1].argmax())]
+    )  # so that a row leaves early
+    module = Generation(chat, list(interventions.values()), NEW_TOKENS, 4)
+    decode = chat.tokenizer.decode
     chat.tokenizer.decode = lambda answer, **more: made.append(list(answer)) or ""  # type: ignore[func-returns-value]
     try:
         module.predict_step(
@@ -193,7 +184,6 @@ def _answers(
         for row, token in zip(logits, told, strict=False):
             chosen = max(float(row[stop]) for stop in chat.stop_ids) if token is None else float(row[token])
             figure = max(figure, (float(row.max()) - chosen) / float(row.std()))
-    chat.stop_ids = stop_ids
     return figure
 
 
@@ -204,17 +194,15 @@ def _scores(
     directions: Tensor,
     kind: Any,
     shared: bool,
-    tell: Callable[[str], None],
 ) -> float:
     """Scores of all prompts, of two candidates or layers, against the formulas written out here."""
     worth = prefix_cache.WORTH_SHARING
     prefix_cache.WORTH_SHARING = worth if shared else 1000
     baseline = torch.stack([plain.logits(prompt)[-1] for prompt in prompts])
-    bounds = (np.full(len(prompts), -20.0), np.full(len(prompts), 20.0))
     groups = [((-1, 1), (-2, 2))] if kind != "induce" else [((-1, layer), (-2, layer)) for layer in INDUCE]
     figure = 0.0
     try:
-        module = _Scores(chat, directions, prompts, baseline.float(), kind, 4, bounds, tell=tell)
+        module = Scores(chat, directions, scored(prompts, baseline.float()), kind, 4)
         module.on_predict_start()
         for places in groups:
             result = module.predict_step(ScoreTask(kind, places))

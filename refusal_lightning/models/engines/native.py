@@ -1,71 +1,113 @@
-"""A causal language model for decoding, with hooks by TransformerLens names.
+"""A causal language model as its authors wrote it, with hooks by TransformerLens names.
 
 TransformerBridge puts its own modules in place of the model's, which costs 0.5 to 0.8 ms per layer and pass: more than
-the arithmetic of a decoding step on small batches. Here the Hugging Face model is put together once more as its
-authors wrote it, from the bridge's own weights (nothing is copied), and ordinary PyTorch hooks stand where the bridge
-has its hook points. Where each stands is read off the bridge, and both models' activations there are compared before
-the fast one is used.
+the arithmetic of a decoding step on small batches. Here the Hugging Face model is put together once more from the
+bridge's own weights (nothing is copied), and ordinary PyTorch hooks stand where the bridge has its hook points. Where
+each stands is read off the bridge.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from refusal_lightning.models.blocks import STREAM, BlockFacts, block_facts
-
-if TYPE_CHECKING:
-    from transformer_lens.model_bridge import TransformerBridge
+from refusal_lightning.models.blocks import STREAM, BlockFacts
+from refusal_lightning.models.engines.bridge import BridgeEngine
+from refusal_lightning.models.engines.protocol import HookPairs
 
 POINTS = ("resid_pre", "attn_out", "mlp_out")
 """The hook points of a block that interventions act at; where blocks write to the stream unseen, ``STREAM`` too."""
 WRAPPER = "._original_component"
-TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}
-"""Largest relative error (norms) of an activation against the bridge's; half precision: 0.1. Rounding stays well
-below it, and a hook on the wrong side of a norm far above it."""
 
-HookPairs = Sequence[tuple[str, Callable[[Tensor, Any], Any]]]
+Place = tuple[nn.Module, str]
+"""Where a hook goes: a module, and ``hook_in`` or ``hook_out``."""
 
 
-@dataclass(frozen=True)
-class HookedModel:
-    """A model to call as Hugging Face's are called, and hooks on it, as ``TransformerBridge`` takes them."""
+@dataclass(frozen=True, eq=False)
+class NativeEngine:
+    """Hugging Face's own modules with one implementation of attention, which is its ``kind``: sdpa or eager."""
 
     model: Any
-    cfg: Any
-    hook_dict: Mapping[str, Any]
-    hooks: Callable[..., AbstractContextManager[Any]]
-    facts: BlockFacts
     kind: str
-    """How it is run: sdpa or eager (Hugging Face's own modules with that attention), or bridge."""
+    facts: BlockFacts
+    input_device: torch.device
+    places: Mapping[str, Place]
+    """Of each hook name."""
 
+    @property
+    def n_layers(self) -> int:
+        return len(self.facts.n_given)
 
-def hooked_model(bridge: TransformerBridge) -> HookedModel:
-    """The fastest model that agrees with the bridge; the bridge itself where no other does."""
-    for attention in ("sdpa", "eager"):
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        return [self.places[f"blocks.{layer}.hook_resid_pre"][0] for layer in range(self.n_layers)]
+
+    @property
+    def hook_names(self) -> Collection[str]:
+        return self.places.keys()
+
+    @contextmanager
+    def hooks(self, fwd_hooks: HookPairs) -> Iterator[None]:
+        handles = []
         try:
-            made = _native(bridge, attention)
-            if _agrees(made, bridge):
-                return made
-        except Exception:  # whatever an architecture's code makes of this, the bridge can be relied on
-            continue
-    return bridged_model(bridge)
+            for name, function in fwd_hooks:
+                module, side = self.places[name]
+                register = _before if side == "hook_in" else _after
+                handles.append(register(module, function))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def count_hooks(self) -> int:
+        modules = {id(module): module for module, _ in self.places.values()}.values()
+        return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules)
+
+    def __call__(
+        self,
+        ids: Int[Tensor, "prompt token"],
+        attention_mask: Int[Tensor, "prompt token"] | None = None,
+        logits_to_keep: int = 0,
+    ) -> Float[Tensor, "prompt token vocab"]:
+        logits: Tensor = self.model(
+            input_ids=ids,
+            attention_mask=attention_mask,
+            position_ids=None if attention_mask is None else (attention_mask.cumsum(-1) - 1).clamp(min=0),
+            use_cache=False,
+            logits_to_keep=logits_to_keep,
+        ).logits
+        return logits
 
 
-def bridged_model(bridge: TransformerBridge) -> HookedModel:
-    """The bridge in the same clothes."""
-    return HookedModel(bridge.original_model, bridge.cfg, bridge.hook_dict, bridge.hooks, block_facts(bridge), "bridge")
-
-
-def _native(bridge: TransformerBridge, attention: str) -> HookedModel:
+def native_engine(reference: BridgeEngine, attention: str) -> NativeEngine:
     """Hugging Face's modules around the bridge's weights. Raises LookupError where a name is on one side only."""
-    original: Any = bridge.original_model
+    original = reference.model
+    model = _around_the_weights(original, attention)
+    owners = {
+        id(point): (name.replace(WRAPPER, ""), side)
+        for name, module in original.named_modules()
+        for side in ("hook_in", "hook_out")
+        if (point := module._modules.get(side)) is not None
+    }
+    known, places = reference.bridge.hook_dict, {}
+    for layer in range(reference.n_layers):
+        for point in dict.fromkeys(POINTS if reference.facts.adds_up else (*POINTS, *STREAM)):
+            hook_name = f"blocks.{layer}.hook_{point}"
+            if hook_name in known:
+                path, side = owners[id(known[hook_name])]
+                places[hook_name] = (model.get_submodule(path), side)
+    return NativeEngine(model, attention, reference.facts, reference.input_device, places)
+
+
+def _around_the_weights(original: Any, attention: str) -> Any:
+    """A model of the same class whose parameters and buffers are those of the bridge's modules."""
     config = copy.deepcopy(original.config)
     config.output_attentions = False  # the bridge's wish
     with torch.device("meta"):
@@ -83,36 +125,7 @@ def _native(bridge: TransformerBridge, attention: str) -> HookedModel:
                     if found.shape != blank.shape:
                         raise LookupError(name)
                     kept[name] = found
-    model.eval()
-    owners = {
-        id(point): (name.replace(WRAPPER, ""), side)
-        for name, module in original.named_modules()
-        for side in ("hook_in", "hook_out")
-        if (point := module._modules.get(side)) is not None
-    }
-    facts = block_facts(bridge)
-    places = {}
-    for layer in range(bridge.cfg.n_layers):
-        for point in dict.fromkeys(POINTS if facts.adds_up else (*POINTS, *STREAM)):
-            hook_name = f"blocks.{layer}.hook_{point}"
-            if hook_name in bridge.hook_dict:
-                path, side = owners[id(bridge.hook_dict[hook_name])]
-                places[hook_name] = (model.get_submodule(path), side)
-
-    @contextmanager
-    def hooks(fwd_hooks: HookPairs) -> Iterator[None]:
-        handles = []
-        try:
-            for name, function in fwd_hooks:
-                module, side = places[name]
-                register = _before if side == "hook_in" else _after
-                handles.append(register(module, function))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    return HookedModel(model, bridge.cfg, places, hooks, facts, attention)
+    return model.eval()
 
 
 def _before(module: nn.Module, function: Callable[[Tensor, Any], Any]) -> Any:
@@ -139,35 +152,3 @@ def _after(module: nn.Module, function: Callable[[Tensor, Any], Any]) -> Any:
         return (changed, *output[1:]) if several else changed
 
     return module.register_forward_hook(hook)
-
-
-@torch.inference_mode()
-def _agrees(made: HookedModel, bridge: TransformerBridge) -> bool:
-    """Whether activations at every hook point, and the logits, are the bridge's on a padded batch of two rows."""
-    weight = next(made.model.parameters())
-    vocabulary = made.model.get_input_embeddings().weight.shape[0]
-    ids = (torch.arange(24, device=weight.device).view(2, 12) * 97 + 5) % vocabulary
-    mask = torch.ones_like(ids)
-    mask[1, :5] = 0
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    kept = mask.bool()
-    seen: list[dict[str, Tensor]] = []
-    for model in (bridged_model(bridge), made):
-        found: dict[str, Tensor] = {}
-        pairs = [(name, _recorder(found, name)) for name in made.hook_dict]
-        with model.hooks(fwd_hooks=pairs):
-            out = model.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
-        found["logits"] = out.logits
-        seen.append({name: tensor[kept].float() for name, tensor in found.items()})
-    tolerance = TOLERANCE.get(weight.dtype, 0.1)
-    expected, got = seen
-    return expected.keys() == got.keys() and all(
-        bool((got[name] - expected[name]).norm() <= tolerance * expected[name].norm()) for name in expected
-    )
-
-
-def _recorder(found: dict[str, Tensor], name: str) -> Callable[[Tensor, Any], None]:
-    def record(activation: Tensor, hook: Any) -> None:
-        found[name] = activation.clone()
-
-    return record

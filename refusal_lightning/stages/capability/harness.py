@@ -15,7 +15,7 @@ from refusal_lightning.errors import UserError
 from refusal_lightning.interventions import Intervention, intervene
 from refusal_lightning.io.text import one_line
 from refusal_lightning.models import ChatModel
-from refusal_lightning.models.engines.native import HookedModel
+from refusal_lightning.models.engines.protocol import Engine
 from refusal_lightning.stages.capability.own_tasks import alone, refuse_functions
 
 
@@ -42,11 +42,11 @@ def open_tasks(config: CapabilityConfig) -> Any:
 
 
 def run_tasks(
-    model: HookedModel, chat: ChatModel, intervention: Intervention, config: CapabilityConfig, task_manager: Any
+    engine: Engine, chat: ChatModel, intervention: Intervention, config: CapabilityConfig, task_manager: Any
 ) -> dict[str, Any]:
     """Scores of each task: ``tasks[name]`` holds metrics and their standard errors; ``samples`` how many questions.
 
-    ``model`` are the chat model's weights. Answers end at its stop tokens; of the checkpoint's own generation settings
+    ``engine`` runs the chat model. Answers end at its stop tokens; of the checkpoint's own generation settings
     (a repetition penalty, a temperature) none is taken, whichever model decodes.
     """
     import lm_eval
@@ -55,10 +55,10 @@ def run_tasks(
 
     for name in ("lm_eval", "lm-eval"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    language_model = HFLM(pretrained=model.model, tokenizer=chat.tokenizer, batch_size=config.batch_size)
+    language_model = HFLM(pretrained=engine.model, tokenizer=chat.tokenizer, batch_size=config.batch_size)
     try:
-        settings = _generation_settings(model.model, chat)
-        with alone(config.trust_task_code), settings, intervene(model, intervention):
+        settings = _generation_settings(engine.model, chat)
+        with alone(config.trust_task_code), settings, intervene(engine, intervention):
             made = lm_eval.simple_evaluate(
                 model=language_model,
                 tasks=list(config.tasks),
@@ -74,7 +74,7 @@ def run_tasks(
     assert made is not None
     return {
         "lm_eval": version("lm_eval"),
-        "decoder": model.kind,
+        "decoder": engine.kind,
         "tasks": {name: _metrics(scores) for name, scores in made["results"].items()},
         "samples": {name: counts["effective"] for name, counts in made["n-samples"].items()},
         "versions": made["versions"],

@@ -66,7 +66,7 @@ class CapabilityInputs:
 
         Which decoder is taken is known without weights: a model that is spread is called as it was spread.
         """
-        decoder = "whole" if self.chat.device_map is None else "spread"
+        decoder = "spread" if self.chat.spread else "whole"
         return [CAPABILITY_VERSION, self.chat.identity, self.chat.stop_ids, decoder, version("lm_eval")]
 
 

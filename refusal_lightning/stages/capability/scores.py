@@ -49,8 +49,8 @@ def measure_capability(
             from refusal_lightning.distributed.trainer import main_device
 
             log.info(f"capability: {', '.join(inputs.config.tasks)} under {name}")
-            decoder = inputs.chat.decoder(main_device(inputs.trainer))
-            scores[name] = run_tasks(decoder, inputs.chat, acting.intervention, inputs.config, inputs.task_manager)
+            engine = inputs.chat.fast_engine(main_device(inputs.trainer))
+            scores[name] = run_tasks(engine, inputs.chat, acting.intervention, inputs.config, inputs.task_manager)
         keep(name, scores[name])
     return CapabilityResult(inputs, scores, len(scores.keys() - known.keys()), proof.figures())
 

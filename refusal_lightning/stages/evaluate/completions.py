@@ -180,5 +180,5 @@ def _predict(
 
     acting = [task.intervention for task in tasks]
     how = (settings.max_new_tokens, settings.batch_size, settings.sampling)
-    module = GenerationModule(chat, acting, *how, tell=log.info)
+    module = GenerationModule(chat, acting, *how)
     return run_journaled(trainer, PredictLoop(module, lambda: pending, make=batch), journal, records)

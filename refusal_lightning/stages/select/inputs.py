@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from refusal_lightning.config import CacheConfig, DataConfig, ModelConfig, SelectConfig, StoreConfig, TrainerConfig
@@ -60,7 +60,8 @@ class SelectionInputs:
         kept = stored.kept(select)
         counts = ", ".join(f"{f.prompts.name} {len(f.prompts)} of {f.drawn}" for f in kept.sets.values())
         log.info(f"select: prompts kept {counts}")
-        return cls(chat, stored.store, kept.sets, kept.refusal_tokens, model, data)
+        chat = replace(chat, refusal_ids=kept.refusal_tokens.ids)
+        return cls(chat, stored.store, kept.sets, kept.refusal_tokens.rows, model, data)
 
     @property
     def baseline(self) -> dict[str, float]:

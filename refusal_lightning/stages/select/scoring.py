@@ -126,7 +126,7 @@ class ModelScorer:
 
     def __call__(self, work: Work) -> None:
         """Compute a piece of work, on all processes, and enter it in the table of each."""
-        from refusal_lightning.modules.scores import ScoreModule  # Lightning takes seconds to import
+        from refusal_lightning.modules.scores import ScoredPrompts, ScoreModule  # Lightning takes seconds to import
 
         if is_main_process():
             self.runner.results.find_place()
@@ -135,13 +135,14 @@ class ModelScorer:
         module = ScoreModule(
             given.chat,
             torch.from_numpy(given.directions),
-            (given.harmful if work.kind == "bypass" else given.harmless).token_ids,
-            self.harmless_logits if work.kind == "kl" else None,
+            ScoredPrompts(
+                (given.harmful if work.kind == "bypass" else given.harmless).token_ids,
+                self.kept.table.bounds[work.kind],
+                self.harmless_logits if work.kind == "kl" else None,
+            ),
             work.kind,
             given.batch_size,
-            self.kept.table.bounds[work.kind],
             work.proven_out,
-            log.info,
         )
         loop = PredictLoop(module, lambda: list(work.tasks))
         self.kept.add(run_journaled(self.runner.trainer, loop, self.kept.journal, _records))
