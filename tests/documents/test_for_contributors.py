@@ -79,6 +79,17 @@ def test_every_registry_is_where_the_page_on_plugins_says_and_open_to_them(name,
         entries["other"]
 
 
+def test_the_page_on_plugins_has_every_registry():
+    found = set()
+    for path in (ROOT / "refusal_lightning").rglob("*.py"):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        made = re.findall(
+            r"^([A-Z_]+)(?:: Registry\[.*\])? = Registry\(", path.read_text(encoding="utf-8"), re.MULTILINE
+        )
+        found |= {f"{module}.{name}" for name in made}
+    assert found == set(REGISTRIES)
+
+
 def test_the_citation_is_of_this_version():
     citation = yaml.safe_load(_text("CITATION.cff"))
     assert citation["version"] == __version__
