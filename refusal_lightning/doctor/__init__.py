@@ -4,6 +4,5 @@ from __future__ import annotations
 
 from refusal_lightning.doctor.context import CheckContext
 from refusal_lightning.doctor.finding import Finding, Verdict
-from refusal_lightning.doctor.registry import CHECKS, Check
 
-__all__ = ["CHECKS", "Check", "CheckContext", "Finding", "Verdict"]
+__all__ = ["CheckContext", "Finding", "Verdict"]

@@ -11,10 +11,11 @@ from patients import likely_tokens
 
 from refusal_lightning.cli import main
 from refusal_lightning.data import draw_instructions
-from refusal_lightning.doctor import CHECKS, Check, CheckContext, Finding
+from refusal_lightning.doctor import CheckContext, Finding
 from refusal_lightning.doctor import memory as memory_check
 from refusal_lightning.doctor.examination import DoctorInputs, examine
 from refusal_lightning.doctor.memory import host_free_memory
+from refusal_lightning.doctor.registry import CHECKS, Check
 from refusal_lightning.models import load_chat_model
 from runs import write_config, write_data
 

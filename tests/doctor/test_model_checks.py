@@ -15,13 +15,14 @@ from patients import sound
 from tiny_models import ARCHITECTURES
 
 from refusal_lightning.directions.metrics.refusal_tokens import likelier_on_harmful
-from refusal_lightning.doctor import CHECKS, CheckContext, Finding
+from refusal_lightning.doctor import CheckContext, Finding
 from refusal_lightning.doctor import ablation as ablation_check
 from refusal_lightning.doctor import hooks as hooks_check
 from refusal_lightning.doctor import prefix_sharing as continuation_check
 from refusal_lightning.doctor.bounds import judge_prompts, pass_bound
 from refusal_lightning.doctor.passes import Reading, difference, relative_change
 from refusal_lightning.doctor.precision import check_precision
+from refusal_lightning.doctor.registry import CHECKS
 from refusal_lightning.interventions import Intervention, ablation, skip_blocks
 from refusal_lightning.models.blocks import BlockFacts
 from refusal_lightning.models.engines.bridge import BridgeEngine

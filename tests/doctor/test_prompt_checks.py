@@ -9,8 +9,9 @@ import torch
 from patients import material, save_with_template
 from tiny_models import CHAT_TEMPLATE, tiny_tokenizer
 
-from refusal_lightning.doctor import CHECKS, CheckContext, Finding
+from refusal_lightning.doctor import CheckContext, Finding
 from refusal_lightning.doctor import thinking as thinking_check
+from refusal_lightning.doctor.registry import CHECKS
 from refusal_lightning.models import load_chat_model
 
 

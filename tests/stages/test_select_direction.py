@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from nodes import ROOT
 from tiny_models import D_MODEL
 
 from refusal_lightning.cli import main
@@ -138,3 +141,10 @@ def test_an_estimator_of_ones_own_is_one_entry(inputs, settings, monkeypatch):
     expected = np.median(harmful.astype(float), axis=0) - np.median(harmless.astype(float), axis=0)
     np.testing.assert_allclose(found["median"].directions[-1, 1], expected, atol=1e-12)
     assert found["median"].key != found["twice"].key != found["mean_difference"].key
+
+
+def test_lightning_is_loaded_with_the_model_and_not_before():
+    """It takes seconds, and a selection from scores that are there has no use for it, nor for the doctor's checks."""
+    code = "import sys, refusal_lightning.stages.select.stage; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert not {"lightning", "transformers", "matplotlib", "refusal_lightning.doctor.registry"} & set(loaded.split())
