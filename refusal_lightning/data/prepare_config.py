@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -34,5 +37,5 @@ def data_prepare(config: PrepareConfig) -> None:
 
     counts = prepare(config.out, config.mirror, config.seed, config.splits)
     for name, count in counts.items():
-        print(f"{config.out}/splits/{name}.json  {count} rows")
-    print(f"Set data.root to {config.out} to use them.")
+        log.info(f"{config.out}/splits/{name}.json  {count} rows")
+    log.info(f"Set data.root to {config.out} to use them.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from refusal_lightning.judges.response_cache import ResponseCache
 from refusal_lightning.judges.sources.local import LocalLoader
 
 _FIELDS = ("category", "prompt", "response")
+
+log = logging.getLogger(__name__)
 
 
 def judge_completions(config: JudgeConfig, load_local: LocalLoader | None = None) -> dict[str, Any]:
@@ -40,7 +43,7 @@ def judge_completions(config: JudgeConfig, load_local: LocalLoader | None = None
     if used := plugins.record():
         evaluation["plugins"] = used
     write_text(out, json.dumps(evaluation, indent=4, ensure_ascii=False, allow_nan=False) + "\n")
-    print(f"{len(rows)} completions of {source}\n{summary(evaluation, list(judges))}\nresults: {out}", flush=True)
+    log.info(f"{len(rows)} completions of {source}\n{summary(evaluation, list(judges))}\nresults: {out}")
     return evaluation
 
 

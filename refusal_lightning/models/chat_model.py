@@ -130,26 +130,16 @@ def load_chat_model(
     config, tokenizer = files.config, files.tokenizer
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(f"model {name!r} is an encoder-decoder; only decoder-only chat models are supported")
-    if entry:
-        template = _template_of(entry, tokenizer, system_prompt, name, template_options)
-    else:
-        template = tokenizer_template(tokenizer, system_prompt, name, template_options)
+    template = _template_of(entry, tokenizer, system_prompt, name, template_options)
     if answer_prefix:
         template = with_answer_prefix(template, answer_prefix)
     # With a prefix the paper's count of positions, where it is not the derived one, would not reach the template.
     eoi_ids = eoi_token_ids(template, tokenizer, entry.n_positions if entry and not answer_prefix else None)
     refusal_ids = _refusal_ids(entry, tokenizer, refusal_tokens, name)
     text_config = config.get_text_config()
-    checkpoint = Checkpoint(
-        source,
-        dtype,
-        tokenizer,
-        revision=None if Path(source).is_dir() else files.commit or revision,
-        trust_remote_code=trust_remote_code,
-        device_map=device_map,
-        offload_folder=offload_folder,
-        qwen1_config=config if files.is_qwen1 else None,
-    )
+    commit = None if Path(source).is_dir() else files.commit or revision
+    qwen1 = config if files.is_qwen1 else None
+    checkpoint = Checkpoint(source, dtype, tokenizer, commit, trust_remote_code, device_map, offload_folder, qwen1)
     return ChatModel(
         alias=alias or _alias(name),
         tokenizer=tokenizer,
@@ -174,9 +164,15 @@ def load_chat_model(
 
 
 def _template_of(
-    entry: Family, tokenizer: Any, system_prompt: str | None, name: str, template_options: Mapping[str, Any] | None
+    entry: Family | None,
+    tokenizer: Any,
+    system_prompt: str | None,
+    name: str,
+    template_options: Mapping[str, Any] | None,
 ) -> ChatTemplate:
-    """A family's template. Raises UserError where there are options, which go with the tokenizer's own."""
+    """The family's template, or the tokenizer's own; options go with that one only, else they are a UserError."""
+    if entry is None:
+        return tokenizer_template(tokenizer, system_prompt, name, template_options)
     if template_options:
         raise UserError(
             f"model.template_options go with the tokenizer's own chat template, and {name!r} is spoken to through that "

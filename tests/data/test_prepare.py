@@ -246,11 +246,11 @@ def test_mistakes(world, tmp_path, monkeypatch):
         prepare.prepare(tmp_path / "out", world.mirror, progress=False)
 
 
-def test_the_command(world, tmp_path, capsys):
+def test_the_command(world, tmp_path, caplog):
     out = str(tmp_path / "out")
+    caplog.set_level("INFO", "refusal_lightning")
     data_prepare(PrepareConfig(out=out, mirror=str(world.mirror)))
-    printed = capsys.readouterr().out
-    assert f"{out}/splits/harmless_train.json  39 rows" in printed and "data.root" in printed
+    assert f"{out}/splits/harmless_train.json  39 rows" in caplog.text and "data.root" in caplog.text
     for wrong in ({"out": " "}, {"mirror": ""}, {"splits": ""}, {"seed": -1}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))} is "):
             PrepareConfig(**wrong)

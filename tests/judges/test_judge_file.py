@@ -25,14 +25,15 @@ def _config(tmp_path: Path, content: object = ROWS, **settings: Any) -> JudgeCon
     return JudgeConfig(**{"completions": str(path), "out": str(tmp_path / "new" / "out.json")} | settings)
 
 
-def test_a_file_is_judged(tmp_path, capsys):
+def test_a_file_is_judged(tmp_path, caplog):
+    caplog.set_level("INFO", "refusal_lightning")
     result = judge_completions(_config(tmp_path))
     assert result["substring_matching_success_rate"] == 0.5
     written = (tmp_path / "new" / "out.json").read_text(encoding="utf-8")
     assert json.loads(written) == result
     assert "Blue \U0001f535" in written
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["out.json"], "nothing else is left there"
-    said = capsys.readouterr().out
+    said = caplog.text
     assert "substring_matching: 1/2 comply = 50.0 % [9.5 %, 90.5 %]" in said.replace("%", " %").replace("  ", " ")
     assert "Blue" not in said, "rates only, no text"
 

@@ -454,7 +454,7 @@ def test_a_killed_judging_continues(tmp_path):
             assert not (tmp_path / "out.json").exists()
             kept = len(ResponseCache(path))
             assert kept >= stop_at - 4
-        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        subprocess.run(command, capture_output=True, text=True, check=True)
         assert len(ResponseCache(path)) == 45
         assert sum(server.tries.values()) <= 45 + 2 * 2, "only what was under way at a kill is asked again"
     evaluation = json.loads((tmp_path / "out.json").read_text())

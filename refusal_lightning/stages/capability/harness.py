@@ -16,7 +16,7 @@ from refusal_lightning.interventions import Intervention, intervene
 from refusal_lightning.io.text import one_line
 from refusal_lightning.models import ChatModel
 from refusal_lightning.models.engines.protocol import Engine
-from refusal_lightning.stages.capability.own_tasks import alone, refuse_functions
+from refusal_lightning.stages.capability.own_tasks import alone, require_no_functions
 
 
 def open_tasks(config: CapabilityConfig) -> Any:
@@ -31,7 +31,7 @@ def open_tasks(config: CapabilityConfig) -> Any:
     if config.include_path is not None and not Path(config.include_path).is_dir():
         raise UserError(f"capability.include_path: there is no folder {config.include_path!r}")
     if config.include_path is not None and not config.trust_task_code:
-        refuse_functions(Path(config.include_path))
+        require_no_functions(Path(config.include_path))
     manager = TaskManager(include_path=config.include_path)
     for task in config.tasks:
         if task not in manager.all_tasks:

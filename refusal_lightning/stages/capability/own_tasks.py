@@ -15,7 +15,7 @@ from refusal_lightning.io.side_effects import replaced
 _TRUST = "read it, then give --capability.trust_task_code true"
 
 
-def refuse_functions(folder: Path) -> None:
+def require_no_functions(folder: Path) -> None:
     """Raise UserError where a task file, or one that it includes, names a Python function (`!function module.name`).
 
     The harness would import the module from beside the file, or from anywhere.

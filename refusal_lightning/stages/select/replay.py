@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 from refusal_lightning.config import SelectConfig
@@ -13,11 +14,13 @@ from refusal_lightning.directions.selection.partial_table import StagedTable, un
 from refusal_lightning.errors import UserError
 from refusal_lightning.io.hashing import file_digest
 
+log = logging.getLogger(__name__)
+
 
 def replay_choice(path: str, config: SelectConfig, as_json: bool) -> None:
     """Choose from a ``direction_evaluations.json``; no model, no store, no network.
 
-    Prints the filter's report and the choice; with ``as_json`` the last line is one JSON object. Raises UserError for
+    Tells the filter's report and the choice; with ``as_json`` the last line is one JSON object. Raises UserError for
     a table that cannot be read, or that staged scoring left without scores that these thresholds need (which
     ``direction_evaluations.meta.json`` beside it tells; without that file it is a warning), NoCandidateError when
     nothing passes.
@@ -35,8 +38,8 @@ def replay_choice(path: str, config: SelectConfig, as_json: bool) -> None:
     made = _require_scores(Path(path), scores, thresholds)
     selection = choose(scores, thresholds, ruled_out=None if made is None else made.ruled_out)
     best = selection.scores
-    print(selection.report.text())
-    print(
+    log.info(selection.report.text())
+    log.info(
         f"position {best.position}, layer {best.layer}: bypass {best.bypass:.3f}, induce "
         f"{best.induce:.3f}, KL {best.kl:.4f}; ahead of the next by {selection.margin:.3f}"
     )
@@ -56,8 +59,8 @@ def _require_scores(path: Path, scores: CandidateScores, thresholds: Thresholds)
     position, layer = places[0]
     first = f"first position {position}, layer {layer}"
     if made is None:
-        print(
-            f"warning: {len(places)} candidates fail no rule by the scores that they have, and lack others ({first}). "
+        log.warning(
+            f"{len(places)} candidates fail no rule by the scores that they have, and lack others ({first}). "
             f"If {path.name} was made with select.mode: staged, one of them may be the right choice"
         )
         return None
