@@ -274,8 +274,8 @@ class SelectConfig:
     """staged: a score is computed only where the rules before it leave a candidate standing (same choice, far less
     work); exhaustive: all three scores of every candidate (for the plots)."""
     estimators: list[str] = field(default_factory=lambda: ["mean_difference"])
-    """Ways to draw a direction from the activations, each scored and chosen from (docs/selection.md has the list, and
-    --plugins FILE adds your own). The first one's is evaluated."""
+    """Ways to draw a direction from the activations, each scored and chosen from (docs/selection.md has the list,
+    docs/plugins.md says how to add your own). The first one's is evaluated."""
     batch_size: int = 32
     """Rows (prompts x candidates) per forward pass."""
     harmful_threshold: float | None = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,10 @@ from refusal_lightning.models.config_file import plain_config
 
 def _facts(folder: Path) -> dict:
     chat = load_chat_model(str(folder), refusal_tokens=["I"])
-    facts = asdict(chat)
-    return {key: facts[key] for key in facts if key not in ("tokenizer", "template")} | {
+    facts = {field.name: getattr(chat, field.name) for field in fields(chat)}
+    checkpoint = replace(chat.weights.checkpoint, tokenizer=None)
+    return {key: facts[key] for key in facts if key not in ("tokenizer", "template", "weights")} | {
+        "checkpoint": checkpoint,
         "prompt": chat.encode("Name three birds"),
         "tokenizer": type(chat.tokenizer),
     }

@@ -41,4 +41,4 @@ def test_a_note_is_on_the_disk_before_it_has_its_name(cache, tmp_path, monkeypat
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(Path(f"/proc/self/fd/{fd}").readlink().name))
     fingerprint.weights_digest(_weights(tmp_path / "one", b"1"))
     (note,) = cache.iterdir()
-    assert len(synced) == 1 and synced[0].startswith(f"{note.name}.")
+    assert len(synced) == 2 and synced[0].startswith(f".{note.name}.") and synced[1] == cache.name

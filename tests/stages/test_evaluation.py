@@ -14,7 +14,8 @@ from refusal_lightning.inputs.evaluation_sets import EvaluationSet
 from refusal_lightning.inputs.loss_texts import scored_text
 from refusal_lightning.inputs.prompts import prompt_set
 from refusal_lightning.judges.registry import judges_by_name
-from refusal_lightning.models import ChatModel, load_chat_model
+from refusal_lightning.models import load_chat_model
+from refusal_lightning.models.weights import Weights
 from refusal_lightning.runs.folder import SelectedDirection
 from refusal_lightning.stages.evaluate.evaluation import evaluate_direction
 from refusal_lightning.stages.evaluate.inputs import EvaluationInputs
@@ -60,7 +61,7 @@ def test_an_evaluation_needs_no_run(inputs: EvaluationInputs, tmp_path: Path, ca
 def test_what_is_done_is_not_done_again(inputs: EvaluationInputs, tmp_path: Path, monkeypatch):
     """Nor are weights loaded."""
     first = evaluate_direction(inputs, tmp_path)
-    monkeypatch.setattr(ChatModel, "_boot", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(Weights, "engine", lambda *_: pytest.fail("the model was loaded"))
     inputs.chat.release()
     again = evaluate_direction(inputs, tmp_path)
     assert again.n_computed == 0

@@ -21,7 +21,7 @@ from refusal_lightning.directions.estimators.registry import ESTIMATORS
 from refusal_lightning.directions.estimators.spec import EstimatorSpec
 from refusal_lightning.directions.selection.candidates import rows
 from refusal_lightning.directions.selection.choose import NoCandidateError
-from refusal_lightning.models import ChatModel
+from refusal_lightning.models.weights import Weights
 from refusal_lightning.stages.select.direction import select_direction
 from refusal_lightning.stages.select.inputs import SelectionInputs
 from refusal_lightning.stages.select.result import describe
@@ -68,7 +68,7 @@ def test_without_a_run_it_is_what_the_run_has(folder, inputs, settings, monkeypa
     with in_memory(CPU) as runner:
         result = select_direction(inputs, "mean_difference", settings, runner)
         with monkeypatch.context() as patch:
-            patch.delattr(ChatModel, "_boot")  # all scores are there: the model is not loaded
+            patch.delattr(Weights, "engine")  # all scores are there: the model is not loaded
             again = select_direction(inputs, "mean_difference", settings, runner)
     assert files(folder) == before
     assert not isinstance(result.choice, NoCandidateError) and not isinstance(again.choice, NoCandidateError)
