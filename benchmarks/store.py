@@ -203,6 +203,9 @@ def main() -> None:
     for player in players:
         cells = [[statistics.median(v) for v in zip(*times[player, column], strict=True)] for column in columns]
         print("".join([f"{player:<14}", *(f"{wall:>12.3f} ({cpu:.2f})" for wall, cpu in cells)]))
+    for what, column in (("write", "write"), ("read", "all")):  # what against.py looks for
+        wall = statistics.median(seconds for seconds, _ in times["store", column])
+        print(f"{what + ' store':<14}{data.nbytes / GIB / wall:>12.2f} GiB/s")
 
 
 if __name__ == "__main__":
