@@ -42,9 +42,8 @@ class Journal:
 
         Every process must call this. ``keep`` is called on the first one only, and not for an empty journal.
         """
-        records = list(self)
         barrier()
-        if records and is_main_process():
+        if is_main_process() and (records := list(self)):
             keep(records)
             self.remove()
         barrier()  # nobody begins the next before this one is gone
