@@ -100,7 +100,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         if args.peak_of:
             store = new_store(Path(name) / "store", chat, config, tokens)
-            cache_activations(CacheInputs("demo", chat, sets, records, store), CPU, args.batch_size)
+            cache_activations(CacheInputs(chat, sets, records, store), CPU, args.batch_size)
             print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
             return
         planned = new_store(Path(name) / "planned", chat, config, tokens)
@@ -112,7 +112,7 @@ def main() -> None:
             body.append(bare(chat, tokens, planned.shards, args.batch_size))
             store = new_store(Path(name) / str(i), chat, config, tokens)
             started = time.perf_counter()
-            cache_activations(CacheInputs("demo", chat, sets, records, store), CPU, args.batch_size)
+            cache_activations(CacheInputs(chat, sets, records, store), CPU, args.batch_size)
             ours.append(time.perf_counter() - started)
         means = []
         for _ in range(args.rounds):

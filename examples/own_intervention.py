@@ -6,32 +6,20 @@
 Its answers, rates and losses stand in the tables and the report beside those of the paper's interventions.
 """
 
-from typing import Any
-
 from torch import Tensor
 
-from refusal_lightning.interventions import Intervention, KeyedIntervention
-from refusal_lightning.interventions.intervention import unit_direction
+from refusal_lightning.interventions import KeyedIntervention
+from refusal_lightning.interventions.intervention import at_every_write, project_out, unit_direction
 from refusal_lightning.interventions.registry import INTERVENTIONS, InterventionSpec
 
 
 def late_ablation(direction: Tensor, layer: int, role: str) -> KeyedIntervention:
     """From the selected direction ``[d_model]``, its layer, and whether the prompts are harmful or harmless ones."""
-    unit = unit_direction(direction)
-
-    def project(activation: Tensor, hook: Any) -> Tensor:
-        """``[row, token, d_model]`` in and out: each row and token is treated by itself."""
-        r = unit.to(activation)
-        return activation - (activation @ r).unsqueeze(-1) * r
-
-    def hooks(n_layers: int) -> list[tuple[str, Any]]:
-        """What the layer gets, and whatever is added to the stream from there on."""
-        later = range(layer, n_layers)
-        writes = [f"blocks.{block}.hook_{part}_out" for block in later for part in ("attn", "mlp")]
-        return [(name, project) for name in [f"blocks.{layer}.hook_resid_pre", *writes]]
-
+    # What the layer gets, and whatever is added to the stream from there on; a hook function takes ``(activation,
+    # hook)``, with activation ``[row, token, d_model]``, and gives the like, each row and token by itself.
+    late = at_every_write("late_ablation", project_out(unit_direction(direction)), first_layer=layer)
     # Results are kept by the name, the direction, this file's content, and what is said here.
-    return KeyedIntervention(Intervention("late_ablation", hooks), depends_on=[layer])
+    return KeyedIntervention(late, depends_on=[layer])
 
 
 INTERVENTIONS.register("late_ablation", InterventionSpec("ablation from the layer on", late_ablation))

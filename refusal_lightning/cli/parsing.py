@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,10 +29,13 @@ from refusal_lightning.cli.data_only import (
     switch_off_imports,
 )
 from refusal_lightning.cli.flags import HELP
+from refusal_lightning.cli.names import require_registered, unregistered
 from refusal_lightning.cli.sections import SECTIONS
 from refusal_lightning.config import SetConfig
 from refusal_lightning.errors import UserError
 from refusal_lightning.io.text import one_line
+
+log = logging.getLogger(__name__)
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 switch_off_imports()
@@ -59,6 +63,7 @@ def parse(command: str, argv: Sequence[str]) -> tuple[str, dict[str, Any]]:
         for name, value in values.items():
             require_data(value, name)
         require_switches_asked_for(values, argv)
+        require_registered({name: value for name, value in values.items() if name in about.sections})
         if about.settings:
             return about.target, {"config": load(about.settings)(**values)}
         return about.own_flags.redirect(about.target, values) if about.own_flags else (about.target, values)
@@ -113,7 +118,10 @@ class _Parser(jsonargparse.ArgumentParser):
         others = {k: v for k, v in content.items() if self._sections and k in SECTIONS and k not in self._sections}
         if others:
             parser = _stage_parser("", tuple(others), config_file=False)
-            require_switches_asked_for(parser.instantiate(parser.parse_object(others, env=False)), ())
+            values = parser.instantiate(parser.parse_object(others, env=False))
+            require_switches_asked_for(values, ())
+            for line in unregistered(values):
+                log.warning(line)
         own = {k: v for k, v in content.items() if k not in others}
         return self.parse_string(yaml.safe_dump(own), *args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""Every run proves its own hooks: on its own model and prompts, when the weights are loaded."""
+"""Every run proves its own hooks: on its own model and prompts, before the weights are used."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Kinds = tuple[list[list[int]], list[list[int]]]
 
 
 class HookProof:
-    """A stage's proof. Nothing happens unless the weights are loaded; then it runs on every process's own device.
+    """A stage's proof. Nothing happens unless the weights are used; then it runs first, on every process's own device.
 
     The figures are kept with the run's journals, so that a later run that computes nothing still has them.
     """
@@ -56,7 +56,7 @@ class HookProof:
         self._longest = [max((*harmful, *harmless), key=len)]
         key = digest([PROOF_VERSION, chat.identity, self._work, self._prompts])
         self._path = folder / f"hooks-{stage}-{key}.proof"
-        chat.weights.when_loaded = self._prove
+        chat.weights.guard_with(self._prove)
 
     def figures(self) -> dict[str, Any] | None:
         """What each check compared, its figure and bound, by its name; None where this run never loaded the model."""

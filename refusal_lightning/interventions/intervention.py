@@ -34,8 +34,9 @@ class Intervention:
     """The unit direction projected out at every write, float64."""
     added: tuple[int, Float[Tensor, " d_model"]] | None = None
     """A layer, and the vector added to its ``resid_pre``, float64."""
-    everywhere: HookFunction | None = None
-    """What acts at every write; where a model writes unseen, it is put wherever the stream can be reached as well."""
+    everywhere: Callable[[int], HookFunction | None] | None = None
+    """By layer, what acts at all its writes, if anything; where a model writes unseen, it acts as well wherever the
+    layer's stream can be reached, so it must come to the same when it acts twice."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def ablation(direction: Float[Tensor, " d_model"]) -> Intervention:
     has a third write (a Mamba branch, per-layer inputs), those are projected too, which comes to the same.
     """
     unit = unit_direction(direction)
-    return replace(at_every_write("ablation", _project_out(unit)), ablated=unit)
+    return replace(at_every_write("ablation", project_out(unit)), ablated=unit)
 
 
 def unit_direction(direction: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row d_model"]:
@@ -67,16 +68,19 @@ def unit_direction(direction: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*
     return direction / (direction.norm(dim=-1, keepdim=True) + 1e-8)
 
 
-def at_every_write(name: str, hook: HookFunction) -> Intervention:
-    """One hook function at every write into the residual stream."""
+def at_every_write(name: str, hook: HookFunction, first_layer: int = 0) -> Intervention:
+    """One hook function, which comes to the same when it acts twice, at every write into the residual stream.
+
+    With a ``first_layer``, at what that layer gets, and at every write from there on.
+    """
 
     def hooks(n_layers: int) -> list[tuple[str, HookFunction]]:
-        writes = ["blocks.0.hook_resid_pre"]
-        for layer in range(n_layers):
+        writes = [f"blocks.{first_layer}.hook_resid_pre"]
+        for layer in range(first_layer, n_layers):
             writes += [f"blocks.{layer}.hook_attn_out", f"blocks.{layer}.hook_mlp_out"]
         return [(write, hook) for write in writes]
 
-    return Intervention(name, hooks, everywhere=hook)
+    return Intervention(name, hooks, everywhere=lambda layer: hook if layer >= first_layer else None)
 
 
 def addition(vector: Float[Tensor, " d_model"], layer: int, coefficient: float) -> Intervention:
@@ -89,7 +93,9 @@ def addition(vector: Float[Tensor, " d_model"], layer: int, coefficient: float) 
     return Intervention("actadd", lambda n_layers: [(f"blocks.{layer}.hook_resid_pre", add)], added=(layer, scaled))
 
 
-def _project_out(unit: Float[Tensor, " d_model"]) -> HookFunction:
+def project_out(unit: Float[Tensor, " d_model"]) -> HookFunction:
+    """x - r (r.x) for a unit direction, in the dtype of x."""
+
     def project(activation: Tensor, hook: Any) -> Tensor:
         # Half-precision streams are projected in float32: the product r.x loses too many bits otherwise.
         wide = activation if activation.dtype in (torch.float32, torch.float64) else activation.float()
@@ -114,19 +120,20 @@ def intervene(engine: Engine, intervention: Intervention) -> Iterator[None]:
 
 
 def _at_the_stream(
-    pairs: Sequence[tuple[str, HookFunction]], everywhere: HookFunction, engine: Engine
+    pairs: Sequence[tuple[str, HookFunction]], everywhere: Callable[[int], HookFunction | None], engine: Engine
 ) -> list[tuple[str, HookFunction]]:
-    """The pairs that there are hooks for, and the stream itself: every block's input, middle and output.
+    """The pairs that there are hooks for, and before them ``everywhere`` at every block's input, middle and output.
 
-    Whatever writes into the stream, what reads it gets it with ``everywhere`` applied. Raises UserError where the
+    So whatever writes into the stream, what reads it gets it with ``everywhere`` applied. Raises UserError where the
     stream cannot be reached.
     """
-    known = engine.hook_names
-    streams = [f"blocks.{layer}.hook_{point}" for layer in range(engine.n_layers) for point in STREAM]
-    wanted = {name for name in streams if not name.endswith("mid") or name in known}
-    missing = sorted(wanted - set(known))
-    if missing:
+    known = set(engine.hook_names)
+    streams: dict[str, HookFunction] = {}
+    for layer in range(engine.n_layers):
+        if (hook := everywhere(layer)) is not None:
+            streams |= {f"blocks.{layer}.hook_{point}": hook for point in STREAM}
+    streams = {name: hook for name, hook in streams.items() if not name.endswith("mid") or name in known}
+    if missing := sorted(set(streams) - known):
         raise UserError(f"this model writes into the residual stream unseen, and has no hook {missing[0]}")
-    kept = [(name, hook) for name, hook in pairs if name in known]
-    taken = {name for name, _ in kept}
-    return [*((name, everywhere) for name in streams if name in wanted - taken), *kept]
+    kept = [(name, hook) for name, hook in pairs if name in known and hook is not streams.get(name)]
+    return [*streams.items(), *kept]

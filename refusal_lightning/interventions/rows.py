@@ -91,8 +91,11 @@ class RowInterventions:
             return lambda activation, hook: activation + self._row_added[layer]
 
         added = [(f"blocks.{layer}.hook_resid_pre", adder(layer)) for layer in self._added]
-        everywhere: list[HookFunction] = [] if self._unit is None else [project]
-        everywhere += [self._on_own_rows(n, each.everywhere) for n, each in self._by_hooks.items() if each.everywhere]
+
+        def everywhere(layer: int) -> HookFunction | None:
+            own = [(n, each.everywhere(layer)) for n, each in self._by_hooks.items() if each.everywhere]
+            functions = [self._on_own_rows(n, function) for n, function in own if function is not None]
+            return _one_after_another([*([] if self._unit is None else [project]), *functions])
 
         def hooks(n_layers: int) -> list[tuple[str, HookFunction]]:
             writes = at_every_write("", project).hooks(n_layers) if self._unit is not None else ()
@@ -100,7 +103,7 @@ class RowInterventions:
             own = [(name, self._on_own_rows(n, function)) for n, name, function in pairs]
             return [*writes, *added, *own]
 
-        return Intervention("rows", hooks, everywhere=_one_after_another(everywhere) if everywhere else None)
+        return Intervention("rows", hooks, everywhere=everywhere)
 
     def _on_own_rows(self, number: int, function: HookFunction) -> HookFunction:
         """A hook function of one intervention, for its rows alone."""
@@ -120,7 +123,10 @@ class RowInterventions:
         return self._own_rows[number]
 
 
-def _one_after_another(functions: Sequence[HookFunction]) -> HookFunction:
+def _one_after_another(functions: Sequence[HookFunction]) -> HookFunction | None:
+    if len(functions) < 2:
+        return functions[0] if functions else None
+
     def hook(activation: Tensor, hook: Any) -> Tensor:
         for function in functions:
             activation = function(activation, hook)

@@ -38,11 +38,12 @@ if TYPE_CHECKING:
 class ChatModel:
     """A chat model as the stages see it; copies of it share its weights.
 
-    ``identity`` is what its activations depend on (weights or commit, dtype, tokenizer, template, eoi tokens);
-    ``n_positions`` eoi positions are read, -n_positions to -1. ``refusal_ids`` is empty until it is found from data,
-    where neither the configuration nor the family names any.
+    ``name`` is as it was asked for. ``identity`` is what its activations depend on (weights or commit, dtype,
+    tokenizer, template, eoi tokens); ``n_positions`` eoi positions are read, -n_positions to -1. ``refusal_ids`` is
+    empty until it is found from data, where neither the configuration nor the family names any.
     """
 
+    name: str
     alias: str
     tokenizer: Any
     template: ChatTemplate
@@ -141,6 +142,7 @@ def load_chat_model(
     qwen1 = config if files.is_qwen1 else None
     checkpoint = Checkpoint(source, dtype, tokenizer, commit, trust_remote_code, device_map, offload_folder, qwen1)
     return ChatModel(
+        name=name,
         alias=alias or _alias(name),
         tokenizer=tokenizer,
         template=template,

@@ -19,28 +19,36 @@ class Weights:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
-        self.when_loaded: Callable[[str | torch.device], None] | None = None
-        """Called with the device whenever the weights have been loaded, before anything else uses them; where it
-        raises, they are let go."""
+        self._guard: Callable[[str | torch.device], None] | None = None
+        self._guarded = False
         self._engine: BridgeEngine | None = None
         self._fast: Engine | None = None
+
+    def guard_with(self, guard: Callable[[str | torch.device], None]) -> None:
+        """Call ``guard`` with the device before the weights are used next, and whenever they have been loaded again.
+
+        It takes the place of an earlier guard. Where it raises, the weights are let go.
+        """
+        self._guard, self._guarded = guard, False
 
     def engine(self, device: str | torch.device) -> BridgeEngine:
         """The model itself, loaded at the first call and kept. Raises UserError where it cannot be."""
         if self._engine is None:
-            self._engine = load_bridge(self.checkpoint, device)
-            if self.when_loaded is not None:
-                try:
-                    self.when_loaded(device)
-                except BaseException:
-                    self.release()
-                    raise
-        return self._engine
+            self._engine, self._guarded = load_bridge(self.checkpoint, device), False
+        engine = self._engine
+        if self._guard is not None and not self._guarded:
+            self._guarded = True  # the guard uses the weights itself
+            try:
+                self._guard(device)
+            except BaseException:
+                self.release()
+                raise
+        return engine
 
     def fast_engine(self, device: str | torch.device) -> Engine:
         """The same weights without the bridge's price per pass, where that can be had; kept as well."""
+        engine = self.engine(device)
         if self._fast is None:
-            engine = self.engine(device)
             # A model that is spread over devices is called as it was spread.
             self._fast = fast_engine(engine) if self.checkpoint.device_map is None else engine
         return self._fast

@@ -16,7 +16,6 @@ from refusal_lightning.config import (
     TrainerConfig,
 )
 from refusal_lightning.inputs.activations import known_ratios, store_encoding, store_layout
-from refusal_lightning.inputs.model import open_model
 from refusal_lightning.models import ChatModel
 from refusal_lightning.planning.arithmetic import Arithmetic
 from refusal_lightning.planning.estimates import PlacedModel
@@ -59,10 +58,9 @@ class PlanInputs:
     evaluate: EvaluateConfig
 
     @classmethod
-    def open(cls, sections: Sections) -> PlanInputs:
+    def open(cls, chat: ChatModel, sections: Sections) -> PlanInputs:
         """Draw and tokenise the prompts, and measure this machine where nothing is stated of the hardware. No weights
         are loaded. Raises UserError."""
-        chat = open_model(sections.model)
         layout = store_layout(chat, sections.cache)
         placed = _placed(chat, sections)
         return cls(

@@ -16,6 +16,7 @@ from refusal_lightning.config import (
     TrainerConfig,
 )
 from refusal_lightning.directions.estimators.registry import ESTIMATORS
+from refusal_lightning.inputs.model import open_model
 from refusal_lightning.interventions.registry import INTERVENTIONS
 from refusal_lightning.io.files import writable_folder
 from refusal_lightning.io.serialization import write_json
@@ -41,7 +42,7 @@ def plan(
     INTERVENTIONS.require(evaluate.interventions, "evaluate.interventions")
     if plan.out is not None:
         writable_folder(Path(plan.out).parent, "plan.out")
-    inputs = PlanInputs.open(Sections(model, data, store, trainer, cache, select, evaluate, plan))
+    inputs = PlanInputs.open(open_model(model), Sections(model, data, store, trainer, cache, select, evaluate, plan))
     made = make_plan(inputs)
     for line in describe(made):
         log.info(line)

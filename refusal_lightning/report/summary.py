@@ -136,14 +136,14 @@ def terminal_table(summary: Summary, folder: Path) -> str:
     )
     about = "share of answers that refuse" if summary.rates else "answers not judged (evaluate.judges is empty)"
     lines = [f"{summary.alias}: {about}", ""]
-    header = f"{'':<32}" + "".join(f"{label_of(i):>26}" for i in shown)
-    lines.append(header)
+    width = max(26, 2 + max((len(label_of(i)) for i in shown), default=0))
+    lines.append(f"{'':<32}" + "".join(f"{label_of(i):>{width}}" for i in shown))
     for dataset, role, judge in dict.fromkeys((r.dataset, r.role, r.judge) for r in summary.rates):
         cells = [
             next(r for r in summary.rates if (r.dataset, r.judge, r.intervention) == (dataset, judge, i)) for i in shown
         ]
         label = f"{dataset} ({judge.removesuffix('_matching')})" if dataset else role
-        lines.append(f"{label:<32}" + "".join(f"{_cell(c):>26}" for c in cells))
+        lines.append(f"{label:<32}" + "".join(f"{_cell(c):>{width}}" for c in cells))
     for dataset in dict.fromkeys(loss.dataset for loss in summary.losses):
         values = [
             next(
@@ -153,7 +153,7 @@ def terminal_table(summary: Summary, folder: Path) -> str:
             for i in shown
         ]
         label = LOSS_SETS[dataset].label if dataset in LOSS_SETS else dataset
-        lines.append(f"{f'CE loss, {label}':<32}" + "".join(f"{value:>26}" for value in values))
+        lines.append(f"{f'CE loss, {label}':<32}" + "".join(f"{value:>{width}}" for value in values))
     chosen = summary.selected
     lines += ["", f"selected: position {chosen.get('position')}, layer {chosen.get('layer')}{summary.by_hand}"]
     lines.append(f"results:  {folder}")

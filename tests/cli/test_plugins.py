@@ -268,4 +268,14 @@ def test_entries_of_every_kind(tmp_path, tiny_llama_folder, capsys):
     assert losses[0]["colours"]["ce_loss"] != losses[1]["colours"]["ce_loss"]
     assert (run / "analysis" / "norms.png").read_bytes().startswith(b"\x89PNG")
     assert main(["analyze", "--config", config]) == 2
+    captured = capsys.readouterr()
+    assert "select.estimators: there is no estimator 'medians'; there are mean_difference, " in captured.err
+    assert "warning: evaluate.interventions: there is no intervention 'twice'; there are " in captured.out
+    unknown = 'ANALYSES.register("norms", AnalysisSpec(norms, "norms"))\nFIGURES'
+    assert unknown in OF_EVERY_KIND
+    plugin.write_text(OF_EVERY_KIND.replace('AnalysisSpec(norms, "norms")', 'AnalysisSpec(norms, "nroms")'))
+    done = program("analyze", "--config", config, "--plugins", plugin)
+    assert done.returncode == 2 and "the analysis norms: there is no figure 'nroms'; there are" in done.stderr
+    config = write_config(tmp_path, tiny_llama_folder, data, analyze={"analyses": ["norms"]})
+    assert main(["analyze", "--config", config]) == 2
     assert "analyze.analyses: there is no analysis 'norms'; there are separability, " in capsys.readouterr().err

@@ -208,7 +208,8 @@ def test_nobody_ends_before_the_slowest_has_finished(run, tmp_path, undisturbed)
     assert [status for status, _ in ended] == [143] * 3, ended
     assert not any("ended before the work was done" in errors for _, errors in ended)
     assert 0 < len(ActivationStore.open(url).pending()) < len(undisturbed)
-    assert shards_done(root) == done + 1  # the one that the slowest had at hand
+    # The one that the slowest computed, and those that its writer had in hand and in its queue.
+    assert done < shards_done(root) <= done + 3
     assert [status for status, _ in finish(start_nodes("cache", config, count=3, changes=changes))] == [0] * 3
     assert store_files(root) == undisturbed
 

@@ -18,7 +18,16 @@ from refusal_lightning.directions.metrics.kl import kl_scores
 from refusal_lightning.directions.metrics.refusal_score import refusal_scores
 from refusal_lightning.directions.selection.schedule import ScoreTask
 from refusal_lightning.inference import prefix_cache, shortcuts
-from refusal_lightning.interventions import BASELINE, Intervention, ablation, addition, intervene, record_activations
+from refusal_lightning.interventions import (
+    BASELINE,
+    Intervention,
+    RowInterventions,
+    ablation,
+    addition,
+    intervene,
+    record_activations,
+)
+from refusal_lightning.interventions.intervention import at_every_write, project_out, unit_direction
 from refusal_lightning.models import ChatModel, load_chat_model
 from refusal_lightning.models.tokens import left_pad
 from refusal_lightning.modules import generation
@@ -123,6 +132,29 @@ def test_ablated_streams_are_orthogonal(chat, prompts):
         positions = prefix_cache.positions(mask)
         logits = decoder.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
     torch.testing.assert_close(logits[:, -1], expected, atol=2e-5, rtol=1e-4)
+
+
+def test_ablated_from_a_layer_on_streams_are_orthogonal_from_there(chat, prompts):
+    """Alone, and as one row's intervention beside an addition at that layer; a Mamba branch writes too."""
+    engine, vector = chat.engine("cpu"), random_directions(chat)[-1, 1]
+    unit = (vector / vector.norm()).float()
+    late = at_every_write("late", project_out(unit_direction(vector)), first_layer=1)
+    rows = RowInterventions([BASELINE, late, addition(vector, 1, 1.0)], "cpu", torch.float32)
+    rows.use([1, 0])
+    ids, mask = left_pad(prompts[:2])
+    for intervention, own in ((late, slice(None)), (rows.intervention(), slice(0, 1))):
+        with (
+            torch.inference_mode(),
+            intervene(engine, intervention),
+            record_activations(engine, ["resid_pre", "resid_post"], range(chat.n_layers), lambda x: x) as captured,
+        ):
+            engine(ids, attention_mask=mask)
+        for (point, layer), stream in captured.items():
+            along = (stream @ unit).abs() / stream.norm(dim=-1).clamp(min=1e-9)
+            if layer >= 1:
+                assert along[own].max() <= 1e-5, (point, layer)
+            else:
+                assert along[own].max() > 1e-3, (point, layer)
 
 
 def test_a_shortcut_that_differs_is_not_taken(tiny_folder, monkeypatch, caplog):

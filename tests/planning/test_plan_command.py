@@ -15,6 +15,7 @@ from tiny_models import tiny_model
 from refusal_lightning import config as sections
 from refusal_lightning.cli import main
 from refusal_lightning.inference import batch_size
+from refusal_lightning.inputs.model import open_model
 from refusal_lightning.modules import generation, loss
 from refusal_lightning.modules.activations import ActivationBatch, ActivationModule, PromptBatch
 from refusal_lightning.modules.generation import GenerationBatch, GenerationModule, GenerationResult
@@ -235,9 +236,11 @@ def test_mistakes(config, tmp_path, capsys):
 def test_from_python(tiny_llama_folder, tmp_path, capsys):
     """A plan follows from its inputs alone: the same again, without a file or a line."""
     data = write_data(tmp_path / "data", train=8, val=3, test=3)
+    model = sections.ModelConfig(str(tiny_llama_folder), alias="tiny", refusal_tokens=["I"])
     inputs = PlanInputs.open(
+        open_model(model),
         Sections(
-            sections.ModelConfig(str(tiny_llama_folder), alias="tiny", refusal_tokens=["I"]),
+            model,
             sections.DataConfig(str(data), n_train=6, n_val=2),
             sections.StoreConfig(str(tmp_path / "store")),
             sections.TrainerConfig(accelerator="cpu"),
@@ -245,7 +248,7 @@ def test_from_python(tiny_llama_folder, tmp_path, capsys):
             sections.SelectConfig(),
             sections.EvaluateConfig(losses=["alpaca_custom_completions"]),
             sections.PlanConfig(tflops=1.0, gb_per_s=10.0),
-        )
+        ),
     )
     assert len(inputs.lengths.cached) == 19 and len(inputs.lengths.answered_harmless) == 3
     capsys.readouterr()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from refusal_lightning.cli import main
-from refusal_lightning.config import CacheConfig, DataConfig, ModelConfig, StoreConfig, TrainerConfig
+from refusal_lightning.config import CacheConfig, DataConfig, StoreConfig, TrainerConfig
 from refusal_lightning.data import load_dataset
 from refusal_lightning.models import load_chat_model
 from refusal_lightning.models.tokens import prompt_hash
@@ -246,10 +246,9 @@ def test_from_python(tmp_path, tiny_llama_folder, data, capsys):
     """What the command does, as a value: nothing is printed, and the second time nothing is computed."""
     trainer, cache = TrainerConfig(accelerator="cpu", progress_bar=False), CacheConfig(datasets=["harmful_test"])
     sections = (
-        ModelConfig(str(tiny_llama_folder), refusal_tokens=["I"]),
+        load_chat_model(str(tiny_llama_folder), refusal_tokens=["I"]),
         DataConfig(str(data), n_train=6, n_val=2),
         StoreConfig(str(tmp_path / "store")),
-        trainer,
         cache,
     )
     inputs = CacheInputs.open(*sections)

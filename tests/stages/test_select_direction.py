@@ -21,6 +21,7 @@ from refusal_lightning.directions.estimators.registry import ESTIMATORS
 from refusal_lightning.directions.estimators.spec import EstimatorSpec
 from refusal_lightning.directions.selection.candidates import rows
 from refusal_lightning.directions.selection.choose import NoCandidateError
+from refusal_lightning.inputs.model import open_model
 from refusal_lightning.models.weights import Weights
 from refusal_lightning.stages.select.direction import select_direction
 from refusal_lightning.stages.select.inputs import SelectionInputs
@@ -56,7 +57,9 @@ def settings(folder: Path) -> SelectConfig:
 def inputs(folder: Path, settings: SelectConfig) -> SelectionInputs:
     config = yaml.safe_load((folder / "config.yaml").read_text())
     model, data = ModelConfig(**config["model"]), DataConfig(**config["data"])
-    return SelectionInputs.open(model, data, StoreConfig(**config["store"]), CacheConfig(**config["cache"]), settings)
+    return SelectionInputs.open(
+        open_model(model), data, StoreConfig(**config["store"]), CacheConfig(**config["cache"]), settings
+    )
 
 
 def files(folder: Path) -> dict[str, int]:

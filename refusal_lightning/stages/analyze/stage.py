@@ -56,6 +56,8 @@ def analyze(
     done.
     """
     ANALYSES.require(analyze.analyses, "analyze.analyses")
+    for name in analyze.analyses:
+        FIGURES.require(filter(None, [ANALYSES[name].figure]), f"the analysis {name}")
     ESTIMATORS.require(select.estimators, "select.estimators")
     if not is_main_process():
         return

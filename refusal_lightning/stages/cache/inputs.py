@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from refusal_lightning.config import CacheConfig, DataConfig, ModelConfig, StoreConfig, TrainerConfig
+from refusal_lightning.config import CacheConfig, DataConfig, StoreConfig
 from refusal_lightning.distributed.process_group import require_same_on_all_ranks, require_shared_folder
 from refusal_lightning.errors import UserError
 from refusal_lightning.inputs.activations import (
@@ -21,7 +21,6 @@ from refusal_lightning.inputs.activations import (
 )
 from refusal_lightning.inputs.drawing import drawn_sets
 from refusal_lightning.inputs.instructions import instructions_of, is_at_hand
-from refusal_lightning.inputs.model import open_model
 from refusal_lightning.inputs.prompt_warnings import also_drawn, far_longer, repeated
 from refusal_lightning.inputs.prompts import IdsByHash, PromptSet, prompt_set
 from refusal_lightning.io.hashing import digest
@@ -37,8 +36,6 @@ log = logging.getLogger(__name__)
 class CacheInputs:
     """Prompts, the model without its weights, and a store, which may have some of the prompts already."""
 
-    name: str
-    """The model's, as configured."""
     chat: ChatModel
     sets: Mapping[str, PromptSet]
     records: Sequence[PromptRecord]
@@ -46,15 +43,12 @@ class CacheInputs:
     store: ActivationStore
 
     @classmethod
-    def open(
-        cls, model: ModelConfig, data: DataConfig, store: StoreConfig, trainer: TrainerConfig, cache: CacheConfig
-    ) -> CacheInputs:
+    def open(cls, chat: ChatModel, data: DataConfig, store: StoreConfig, cache: CacheConfig) -> CacheInputs:
         """Draw and tokenise the prompts, and open their store, or make an empty one.
 
         Warns of prompts that are drawn twice, are in a test set, or are far longer than the others, and of a store that
         other versions made. Raises UserError.
         """
-        chat = open_model(model, trainer)
         sets = _prompt_sets(chat, data, cache)
         tokens = IdsByHash(sets.values())
         require_same_on_all_ranks({"model": digest(chat.identity), "prompts": digest(list(tokens))})
@@ -78,7 +72,7 @@ class CacheInputs:
         records = records_of(sets.values(), data.labels)
         _say_old_names(opened, records)
         say_other_versions(opened)
-        return cls(model.name, chat, sets, records, opened)
+        return cls(chat, sets, records, opened)
 
     @cached_property
     def tokens(self) -> Mapping[str, Sequence[int]]:
@@ -99,7 +93,7 @@ class CacheInputs:
     def made_with(self) -> dict[str, Any]:
         """For the store's record of how it came about."""
         return {
-            "model": self.name,
+            "model": self.chat.name,
             "packages": package_versions(),
             "datasets": {s.name: {"prompts": len(s), "digest": digest(s.hashes)} for s in self.sets.values()},
         }

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from refusal_lightning.config import CacheConfig, DataConfig, ModelConfig, StoreConfig, TrainerConfig
 from refusal_lightning.distributed.launch import distributed_stage
 from refusal_lightning.distributed.predict import PredictLoop, run_loop
+from refusal_lightning.inputs.model import open_model
 from refusal_lightning.models.tokens import left_pad, length_batches
 from refusal_lightning.stages.cache.inputs import CacheInputs
 from refusal_lightning.store import Shard
@@ -37,7 +38,7 @@ def cache(model: ModelConfig, data: DataConfig, store: StoreConfig, trainer: Tra
 
     Continues where a killed run stopped; loads no weights when there is nothing to do.
     """
-    inputs = CacheInputs.open(model, data, store, trainer, cache)
+    inputs = CacheInputs.open(open_model(model, trainer), data, store, cache)
     _tell_what_is_to_do(inputs)
     _tell(cache_activations(inputs, trainer, cache.batch_size))
 

@@ -8,9 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from refusal_lightning.config import CapabilityConfig, ModelConfig, RunsConfig, TrainerConfig
+from refusal_lightning.config import CapabilityConfig, RunsConfig, TrainerConfig
 from refusal_lightning.errors import UserError
-from refusal_lightning.inputs.model import open_model
 from refusal_lightning.interventions import KeyedIntervention
 from refusal_lightning.interventions.registry import INTERVENTIONS, build_intervention
 from refusal_lightning.io.hashing import digest, file_digest
@@ -38,14 +37,13 @@ class CapabilityInputs:
 
     @classmethod
     def open(
-        cls, model: ModelConfig, trainer: TrainerConfig, runs: RunsConfig, capability: CapabilityConfig
+        cls, chat: ChatModel, trainer: TrainerConfig, runs: RunsConfig, capability: CapabilityConfig
     ) -> CapabilityInputs:
         """Read what the configuration names. Raises UserError, before any work."""
         INTERVENTIONS.require(capability.interventions, "capability.interventions")
         task_manager = open_tasks(capability)
         if trainer.devices not in (1, "1", "auto") or trainer.num_nodes > 1:
             raise UserError("capability runs in one process; set trainer.devices: 1 (model.device_map spreads a model)")
-        chat = open_model(model, trainer)
         run = RunFolder(runs.root, chat.alias)
         selected = run.load_direction()
         run.prepare()

@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict
 
 from refusal_lightning.config import CapabilityConfig, ModelConfig, RunsConfig, TrainerConfig
+from refusal_lightning.inputs.model import open_model
 from refusal_lightning.runs.folder import RunFolder
 from refusal_lightning.runs.made_from import working
 from refusal_lightning.stages.capability.artifacts import (
@@ -28,7 +29,7 @@ def capability(model: ModelConfig, trainer: TrainerConfig, runs: RunsConfig, cap
     Activation addition subtracts the direction, as on harmful prompts. What is done already is not done again.
     """
     started = time.perf_counter()
-    inputs = CapabilityInputs.open(model, trainer, runs, capability)
+    inputs = CapabilityInputs.open(open_model(model, trainer), trainer, runs, capability)
     run = RunFolder(runs.root, inputs.chat.alias)
     with working(run, "capability", inputs.chat.identity, model.name, direction=inputs.selected.digest):
         wanted = made_from(inputs)

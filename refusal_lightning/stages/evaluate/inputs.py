@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from refusal_lightning.config import DataConfig, EvaluateConfig, ModelConfig, RunsConfig, TrainerConfig
+from refusal_lightning.config import DataConfig, EvaluateConfig, RunsConfig, TrainerConfig
 from refusal_lightning.distributed.process_group import require_same_on_all_ranks, require_shared_folder
 from refusal_lightning.inference.judge_model import local_loader
 from refusal_lightning.inputs.evaluation_sets import EvaluationSet, evaluation_sets
 from refusal_lightning.inputs.loss_texts import ScoredText, read_loss_sets
-from refusal_lightning.inputs.model import open_model
 from refusal_lightning.interventions.registry import INTERVENTIONS
 from refusal_lightning.io.console import is_main_process
 from refusal_lightning.io.hashing import digest
@@ -40,7 +39,7 @@ class EvaluationInputs:
     @classmethod
     def open(
         cls,
-        model: ModelConfig,
+        chat: ChatModel,
         data: DataConfig,
         trainer: TrainerConfig,
         runs: RunsConfig,
@@ -49,7 +48,6 @@ class EvaluationInputs:
     ) -> EvaluationInputs:
         """Read what the configuration names, the same in all processes. Raises UserError, before any work."""
         INTERVENTIONS.require(evaluate.interventions, "evaluate.interventions")
-        chat = open_model(model, trainer)
         judges = judges_by_name(evaluate.judges, judging, local_loader(judging, trainer))
         if is_main_process():  # which alone asks over the network
             for judge in judges.values():

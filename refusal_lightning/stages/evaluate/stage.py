@@ -10,6 +10,7 @@ from dataclasses import asdict
 from refusal_lightning.config import DataConfig, EvaluateConfig, ModelConfig, RunsConfig, TrainerConfig
 from refusal_lightning.distributed.launch import distributed_stage
 from refusal_lightning.inputs.evaluation_sets import EvaluationSet
+from refusal_lightning.inputs.model import open_model
 from refusal_lightning.inputs.prompt_warnings import far_longer
 from refusal_lightning.io.console import is_main_process
 from refusal_lightning.io.files import write_text
@@ -40,7 +41,7 @@ def evaluate(
     Files that were made from another direction or setting are moved aside.
     """
     started = time.perf_counter()
-    inputs = EvaluationInputs.open(model, data, trainer, runs, evaluate, judging)
+    inputs = EvaluationInputs.open(open_model(model, trainer), data, trainer, runs, evaluate, judging)
     log.info(_counts(inputs.sets, evaluate.n_test))
     for line in far_longer(item.prompts for item in inputs.sets):
         log.warning(line)

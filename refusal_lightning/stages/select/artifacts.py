@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from refusal_lightning.config import ModelConfig
 from refusal_lightning.directions.selection.candidates import Place, rows
 from refusal_lightning.directions.selection.choose import NoCandidateError, Selection
 from refusal_lightning.io.files import write_bytes, write_text
@@ -24,7 +25,7 @@ from refusal_lightning.stages.select.cross_checks import ANSWER_KL_VERSION
 from refusal_lightning.stages.select.result import SelectionResult, report_text
 
 
-def write_selection(run: RunFolder, result: SelectionResult, seconds: Callable[[], float]) -> None:
+def write_selection(run: RunFolder, result: SelectionResult, model: ModelConfig, seconds: Callable[[], float]) -> None:
     """Write one estimator's selection, the record of it last; ``seconds`` is how long it took until now."""
     made_from, selection, direction = _made_from(result), result.choice, result.direction
     tensor = None if direction is None else torch.from_numpy(direction)
@@ -36,7 +37,7 @@ def write_selection(run: RunFolder, result: SelectionResult, seconds: Callable[[
     write_json(run.evaluations, rows(result.table.means()))
     write_json(run.evaluations_meta, _about_table(run, result))
     _plot(run, result)
-    entry = _entry(result, made_from)
+    entry = _entry(result, model, made_from)
     if isinstance(selection, NoCandidateError):
         write_json(run.filtered, [])
         write_text(run.filter_report, selection.report.text() + "\n")
@@ -64,11 +65,11 @@ def write_selection(run: RunFolder, result: SelectionResult, seconds: Callable[[
     run.record_stage("select", entry | chosen, seconds())
 
 
-def _entry(result: SelectionResult, made_from: MadeFrom) -> dict[str, Any]:
+def _entry(result: SelectionResult, model: ModelConfig, made_from: MadeFrom) -> dict[str, Any]:
     """What run.json says of every selection, whether something was chosen or not."""
     inputs = result.inputs
     return {
-        "config": {"model": asdict(inputs.model), "data": asdict(inputs.data), "select": asdict(result.settings)},
+        "config": {"model": asdict(model), "data": asdict(inputs.data), "select": asdict(result.settings)},
         "estimator": result.estimator,
         "model": inputs.chat.identity,
         "made_from": made_from,

@@ -6,12 +6,11 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
-from refusal_lightning.config import CacheConfig, DataConfig, ModelConfig, SelectConfig, StoreConfig, TrainerConfig
+from refusal_lightning.config import CacheConfig, DataConfig, SelectConfig, StoreConfig
 from refusal_lightning.directions.estimators.registry import ESTIMATORS
 from refusal_lightning.distributed.process_group import require_same_on_all_ranks
 from refusal_lightning.errors import UserError
 from refusal_lightning.inputs.drawing import drawn_sets
-from refusal_lightning.inputs.model import open_model
 from refusal_lightning.inputs.prompts import Filtered
 from refusal_lightning.inputs.stored_prompts import StoredPrompts
 from refusal_lightning.io.hashing import digest
@@ -31,25 +30,22 @@ class SelectionInputs:
     """The prompts by role, e.g. ``harmful_val``, after the filter."""
     refusal_tokens: list[dict[str, Any]]
     """Each with its mean probabilities as the answer's first (see ``inputs.refusal_tokens``)."""
-    model: ModelConfig
     data: DataConfig
 
     @classmethod
     def open(
         cls,
-        model: ModelConfig,
+        chat: ChatModel,
         data: DataConfig,
         store: StoreConfig,
         cache: CacheConfig,
         select: SelectConfig,
-        trainer: TrainerConfig | None = None,
     ) -> SelectionInputs:
         """Draw and filter the prompts by the stored baseline. No weights are loaded, nothing is written.
 
         Raises UserError where the store lacks some, the filter leaves none, or processes of one run see different ones.
         """
         ESTIMATORS.require(select.estimators, "select.estimators")
-        chat = open_model(model, trainer)
         _require_place(select, chat)
         sets = drawn_sets(chat, data)
         prompts = digest([s.hashes for s in sets.values()])
@@ -61,7 +57,7 @@ class SelectionInputs:
         counts = ", ".join(f"{f.prompts.name} {len(f.prompts)} of {f.drawn}" for f in kept.sets.values())
         log.info(f"select: prompts kept {counts}")
         chat = replace(chat, refusal_ids=kept.refusal_tokens.ids)
-        return cls(chat, stored.store, kept.sets, kept.refusal_tokens.rows, model, data)
+        return cls(chat, stored.store, kept.sets, kept.refusal_tokens.rows, data)
 
     @property
     def baseline(self) -> dict[str, float]:

@@ -20,6 +20,7 @@ from refusal_lightning.distributed.launch import distributed_stage
 from refusal_lightning.distributed.process_group import require_shared_folder
 from refusal_lightning.doctor.hook_proof import HookProof
 from refusal_lightning.errors import UserError
+from refusal_lightning.inputs.model import open_model
 from refusal_lightning.io.console import is_main_process
 from refusal_lightning.runs.folder import RunFolder
 from refusal_lightning.runs.made_from import working
@@ -50,13 +51,13 @@ def select(
     run that were made from another direction or setting are moved aside. Raises UserError after the last estimator
     where one chose nothing.
     """
-    inputs = SelectionInputs.open(model, data, store, cache, select, trainer)
+    inputs = SelectionInputs.open(open_model(model, trainer), data, store, cache, select)
     run = RunFolder(runs.root, inputs.chat.alias)
     run.prepare()
     require_shared_folder(run.path, "runs.root")
     with working(run, "select", inputs.chat.identity, model.name, replace=runs.replace):
         proof = _hook_proof(run, inputs, select)
-        found = [_select_with(estimator, run, inputs, select, trainer, proof) for estimator in select.estimators]
+        found = [_select_with(estimator, run, inputs, model, select, trainer, proof) for estimator in select.estimators]
     for error in found:
         if error is not None:
             raise error
@@ -73,6 +74,7 @@ def _select_with(
     estimator: str,
     run: RunFolder,
     inputs: SelectionInputs,
+    model: ModelConfig,
     config: SelectConfig,
     trainer: TrainerConfig,
     proof: HookProof,
@@ -87,7 +89,7 @@ def _select_with(
     result = select_direction(inputs, estimator, config, runner)
     if not is_main_process():
         return None
-    write_selection(folder, result, lambda: time.perf_counter() - started)
+    write_selection(folder, result, model, lambda: time.perf_counter() - started)
     for line in describe(result):
         log.info(line)
     if isinstance(result.choice, NoCandidateError):
