@@ -22,7 +22,7 @@ class LossSet:
     """A set of texts that has a name of its own."""
 
     label: str
-    """What tables call it."""
+    """What tables call it; ``{harmful}`` and ``{harmless}`` stand for the two kinds of prompts."""
     load: Callable[[TextRequest], list[Text]] | None
     """Gives its texts, and raises UserError; None: they are the baseline's own completions of the harmless sets."""
 
@@ -32,7 +32,7 @@ LOSS_SETS: Registry[LossSet] = Registry(
     {
         "pile": LossSet("pile", partial(streamed_texts, PILE)),
         "alpaca": LossSet("alpaca", alpaca_texts),
-        "alpaca_custom_completions": LossSet("own harmless answers", None),  # the authors' key in loss_evals
+        "alpaca_custom_completions": LossSet("own {harmless} answers", None),  # the authors' key in loss_evals
     },
 )
 """The texts that a configuration may name, beside files and sets on the Hub."""

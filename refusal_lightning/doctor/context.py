@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from refusal_lightning.data.labels import REFUSAL, Labels
 from refusal_lightning.doctor.passes import Ablated, Reading, read
 from refusal_lightning.interventions import Intervention, intervene
 from refusal_lightning.models import ChatModel
@@ -22,7 +23,7 @@ PROBES = ("What is the capital of France?", "Name three birds that live in a gar
 
 @dataclass
 class CheckContext:
-    """A chat model, where it runs, and token ids of a few harmful and harmless prompts."""
+    """A chat model, where it runs, and token ids of a few prompts of both kinds."""
 
     chat: ChatModel
     device: str | torch.device
@@ -32,6 +33,7 @@ class CheckContext:
     """Further prompts of the run: what shortcuts are exact is found once, for the longest of all."""
     ablated: Ablated | None = field(default=None, repr=False)
     """The prompts under ablation of ``direction``, once a check has run them (``ablation.ablated``)."""
+    labels: Labels = REFUSAL
 
     @property
     def prompts(self) -> list[list[int]]:

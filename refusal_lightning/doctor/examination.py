@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 
+from refusal_lightning.data.labels import REFUSAL, Labels
 from refusal_lightning.doctor import memory as memory_of
 from refusal_lightning.doctor.context import CheckContext
 from refusal_lightning.doctor.finding import Finding, Verdict
@@ -29,6 +30,7 @@ class DoctorInputs:
     harmful: Sequence[list[int]] = field(repr=False)
     """Token ids."""
     harmless: Sequence[list[int]] = field(repr=False)
+    labels: Labels = REFUSAL
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def _in_chosen_dtype(inputs: DoctorInputs, made: _Findings) -> tuple[list[Readin
 
     The model itself is let go where a copy in float32 is to be compared with it.
     """
-    context = CheckContext(inputs.chat, inputs.device, inputs.harmful, inputs.harmless)
+    context = CheckContext(inputs.chat, inputs.device, inputs.harmful, inputs.harmless, labels=inputs.labels)
     for name, check in CHECKS.items():
         if not check.needs_weights:
             made.check(name, partial(check.run, context))

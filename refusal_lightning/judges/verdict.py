@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -13,8 +13,23 @@ JudgeResponses = MutableMapping[str, str]
 """Raw responses of judging models by :func:`~refusal_lightning.judges.response_cache.response_key`: known ones are not
 asked for again, and new ones are put in as they arrive."""
 
-Measures = Literal["refusal", "harm"]
-"""What "did not comply" means: the answer refuses, or it does no harm (as no answer to a harmless prompt does)."""
+Measures = Literal["refusal", "harm"] | str
+"""What "did not comply" means: the answer refuses, or it does no harm (as no answer to a harmless prompt does). Any
+other text is a behaviour, and "complied" means that the answer shows it."""
+
+
+def of_those_that_comply(measures: Measures) -> bool:
+    """Whether the share that tables have of a judge is that of the answers that comply, or of the others."""
+    return measures not in ("refusal", "harm")
+
+
+def measured_text(measures: Mapping[str, Measures]) -> str:
+    """What is counted, by the judges' names, to stand behind "answers"."""
+    known = {"refusal": " that refuse", "harm": " that do no harm"}
+    of_judge = {judge: known.get(measure, f": {measure}") for judge, measure in measures.items()}
+    if len(set(of_judge.values())) == 1:
+        return next(iter(of_judge.values()))
+    return ";".join(f"{text.removeprefix(':')} ({judge})" for judge, text in of_judge.items())
 
 
 @dataclass(frozen=True)
@@ -40,7 +55,7 @@ class Judge(Protocol):
 
     @property
     def measures(self) -> Measures:
-        """Judges that measure harm say nothing about refusals of harmless prompts."""
+        """Judges that measure harm say nothing about refusals of harmless prompts; tables name what is measured."""
 
     def __call__(self, pairs: Sequence[Pair], answers: JudgeResponses) -> list[Verdict]:
         """One verdict per pair, in order."""

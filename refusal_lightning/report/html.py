@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+from functools import partial
 from pathlib import Path
 
 import jinja2
 
+from refusal_lightning.data.labels import Labels
+from refusal_lightning.data.loss_sets import LOSS_SETS
 from refusal_lightning.interventions.registry import in_columns, label_of
 from refusal_lightning.io.hashing import file_digest
 from refusal_lightning.report.figures.registry import figures_of
@@ -18,7 +21,7 @@ from refusal_lightning.runs.folder import RunFolder
 _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{{ s.alias }}: refusal direction</title>
+<title>{{ s.alias }}: {{ direction }}</title>
 <style>
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1b1f24; }
 table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .35rem .8rem; border-bottom: 1px solid #d5d9de; }
@@ -33,11 +36,11 @@ bypass score {{ "%.3f"|format(s.selected.refusal_score) }}, induce score {{ "%.3
 KL score {{ "%.3f"|format(s.selected.kl_div_score) }}.</p>
 {% endif %}
 {% if rows %}
-<h2>Answers that refuse</h2>
+<h2>Answers{{ s.measured }}</h2>
 <p>Share of the judged answers, with Wilson's 95 % interval.</p>
 <table><tr><th>instructions</th><th>judge</th>{% for i in shown %}<th class="n">{{ label_of(i) }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr><td>{{ row.dataset }}</td><td>{{ row.judge }}</td>
-{% for c in row.cells %}<td class="n">{% if c.total %}{{ c.refused }}/{{ c.total }} =
+{% for c in row.cells %}<td class="n">{% if c.total %}{{ c.count }}/{{ c.total }} =
 {{ "%.1f"|format(100 * c.share) }} % [{{ "%.1f"|format(100 * c.interval[0]) }},
 {{ "%.1f"|format(100 * c.interval[1]) }}]{% else %}none judged{% endif %}</td>
 {% endfor %}</tr>{% endfor %}</table>
@@ -55,7 +58,7 @@ KL score {{ "%.3f"|format(s.selected.kl_div_score) }}.</p>
 <h2>Cross-entropy loss</h2>
 <table><tr><th>texts</th><th>intervention</th><th class="n">CE loss (nats)</th><th class="n">perplexity</th>
 <th class="n">tokens</th></tr>
-{% for l in s.losses %}<tr><td>{{ l.dataset }}</td><td>{{ label_of(l.intervention) }}</td>
+{% for l in s.losses %}<tr><td>{{ texts(l.dataset) }}</td><td>{{ label_of(l.intervention) }}</td>
 <td class="n">{{ "%.4f"|format(l.ce_loss) }}</td><td class="n">{{ "%.4f"|format(l.perplexity) }}</td>
 <td class="n">{{ l.n_tokens }}</td></tr>{% endfor %}</table>
 {% endif %}
@@ -73,6 +76,12 @@ def _points(share: float) -> str:
     return f"{rounded:+.1f}" if rounded else "0.0"
 
 
+def _texts(labels: Labels, name: str) -> str:
+    """What a set of texts is called: by its key, or where that is not true of these kinds of prompts, by its label."""
+    label = LOSS_SETS[name].label if name in LOSS_SETS and not labels.are_of_refusal else name
+    return labels.named(label) if labels.named(label) != label else name
+
+
 def render_report(summary: Summary, run: RunFolder) -> str:
     """The report of a run as HTML; without answers or instructions, only figures."""
     shown = in_columns(rate.intervention for rate in summary.rates)
@@ -88,11 +97,12 @@ def render_report(summary: Summary, run: RunFolder) -> str:
         for dataset, judge in groups
     ]
     plots = [
-        {"about": spec.caption, "data": base64.b64encode(path.read_bytes()).decode()}
+        {"about": summary.labels.named(spec.caption), "data": base64.b64encode(path.read_bytes()).decode()}
         for name, spec in figures_of(ScoredCandidates).items()
         if _is_bound(summary, run, path := run.score_plot(name))
     ]
-    rules = run.filter_report
+    labels, rules = summary.labels, run.filter_report
+    direction = "refusal direction" if labels.are_of_refusal else f"from {labels.harmless} to {labels.harmful}"
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(_TEMPLATE).render(
         s=summary,
@@ -100,6 +110,8 @@ def render_report(summary: Summary, run: RunFolder) -> str:
         shown=shown,
         label_of=label_of,
         points=_points,
+        direction=direction,
+        texts=partial(_texts, labels),
         plots=plots,
         filter_report=rules.read_text(encoding="utf-8") if _is_bound(summary, run, rules) else "",
         record=json.dumps(

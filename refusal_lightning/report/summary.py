@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from refusal_lightning.data.datasets import ROLES
+from refusal_lightning.data.labels import Labels
 from refusal_lightning.data.loss_sets import LOSS_SETS
 from refusal_lightning.interventions import BASELINE
 from refusal_lightning.interventions.registry import in_columns, label_of
+from refusal_lightning.judges.verdict import Measures, measured_text, of_those_that_comply
 from refusal_lightning.runs.folder import RunFolder
 
 BY_HAND = "by hand"
@@ -19,27 +22,27 @@ BY_THE_RULES = "by the rules"
 
 @dataclass(frozen=True)
 class Rate:
-    """How many of a set's judged answers do not comply, under one intervention and by one judge."""
+    """How many of a set's judged answers show what the judge measures (they refuse), under one intervention."""
 
     dataset: str
     role: str
     """Whether its prompts are in the place of harmful or of harmless ones."""
     intervention: str
     judge: str
-    refused: int
+    count: int
     total: int
     interval: tuple[float, float] | None
-    """Wilson's 95 % interval of the share that refuses; None where nothing could be judged."""
+    """Wilson's 95 % interval of the share; None where nothing could be judged."""
 
     @property
     def share(self) -> float | None:
-        """The share that refuses; None where nothing could be judged."""
-        return self.refused / self.total if self.total else None
+        """The share that does; None where nothing could be judged."""
+        return self.count / self.total if self.total else None
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How much an intervention changes the share of a set's answers that refuse, on the same prompts."""
+    """How much an intervention changes the share of a set's answers (see ``Rate``), on the same prompts."""
 
     dataset: str
     intervention: str
@@ -74,6 +77,19 @@ class Summary:
     losses: list[Loss]
 
     @property
+    def labels(self) -> Labels:
+        """Of the two kinds of prompts."""
+        return Labels.of_record(self.record)
+
+    @property
+    def measured(self) -> str:
+        """What the rates are shares of, to stand behind "answers"."""
+        known = _measures(self.record)
+        return measured_text(
+            {rate.judge.removesuffix("_matching"): known.get(rate.judge, "refusal") for rate in self.rates}
+        )
+
+    @property
     def by_hand(self) -> str:
         """What is to be said of a direction that a person chose; empty where the rules chose it."""
         select = self.record.get("select", {})
@@ -86,7 +102,7 @@ class Summary:
 def read_summary(run: RunFolder) -> Summary:
     """Read run.json and the evaluation files that it lists."""
     record = _read(run.record)
-    evaluate = record.get("evaluate", {})
+    evaluate, measures = record.get("evaluate", {}), _measures(record)
     rates: list[Rate] = []
     differences: list[Difference] = []
     for role in ROLES:
@@ -94,13 +110,9 @@ def read_summary(run: RunFolder) -> Summary:
             for intervention in evaluate["interventions"]:
                 verdicts = _read(run.completion_evaluations(dataset, intervention))
                 for judge in evaluate["judges"]:
-                    judged = (row[f"is_jailbreak_{judge}"] for row in verdicts["completions"])
-                    values = [value for value in judged if value is not None]
-                    complied = verdicts[f"{judge}_interval"]  # of the share that complies
-                    interval = None if complied is None else (1 - complied[1], 1 - complied[0])
-                    refused = len(values) - sum(values)
-                    rates.append(Rate(dataset, role, intervention, judge, refused, len(values), interval))
-            differences += _differences(run, dataset)
+                    counted = _counted(verdicts, judge, measures.get(judge, "refusal"))
+                    rates.append(Rate(dataset, role, intervention, judge, *counted))
+            differences += _differences(run, dataset, measures)
     losses = []
     for intervention in evaluate.get("interventions", []) if evaluate.get("losses") else []:
         for dataset, entry in _read(run.loss_eval(intervention)).items():
@@ -108,7 +120,25 @@ def read_summary(run: RunFolder) -> Summary:
     return Summary(run.path.name, record, record.get("select", {}).get("selected", {}), rates, differences, losses)
 
 
-def _differences(run: RunFolder, dataset: str) -> list[Difference]:
+def _measures(record: Mapping[str, Any]) -> Mapping[str, Measures]:
+    """What the judges measure that do not measure refusal, by their names in files."""
+    measures: Mapping[str, Measures] = record.get("evaluate", {}).get("measures", {})
+    return measures
+
+
+def _counted(
+    verdicts: Mapping[str, Any], judge: str, measures: Measures
+) -> tuple[int, int, tuple[float, float] | None]:
+    """How many answers show what a judge measures, how many were judged, and the interval of the share."""
+    judged = (row[f"is_jailbreak_{judge}"] for row in verdicts["completions"])
+    values = [value for value in judged if value is not None]
+    interval = verdicts[f"{judge}_interval"]  # of the share that complies
+    if of_those_that_comply(measures):
+        return sum(values), len(values), None if interval is None else (interval[0], interval[1])
+    return len(values) - sum(values), len(values), None if interval is None else (1 - interval[1], 1 - interval[0])
+
+
+def _differences(run: RunFolder, dataset: str, measures: Mapping[str, Measures]) -> list[Difference]:
     """The comparisons of a set's interventions with its baseline, if it has one, whichever of the two comes first."""
     found = []
     for row in _read(run.comparisons(dataset))["comparisons"]:
@@ -116,10 +146,10 @@ def _differences(run: RunFolder, dataset: str) -> list[Difference]:
             continue
         # The file has compliance, second minus first; a share that refuses changes by as much the other way.
         change, (low, high) = row["difference"], row["difference_interval"]
-        if row["first"] == BASELINE.name:
-            name, change, low, high = row["second"], None if change is None else -change, -high, -low
-        else:
-            name = row["first"]
+        baseline_first = row["first"] == BASELINE.name
+        name = row["second"] if baseline_first else row["first"]
+        if baseline_first != of_those_that_comply(measures.get(row["judge"], "refusal")):
+            change, low, high = None if change is None else -change, -high, -low
         found.append(Difference(dataset, name, row["judge"], change, (low, high), row["p_value"]))
     return found
 
@@ -134,7 +164,7 @@ def terminal_table(summary: Summary, folder: Path) -> str:
     shown = in_columns(
         [*(rate.intervention for rate in summary.rates), *(loss.intervention for loss in summary.losses)]
     )
-    about = "share of answers that refuse" if summary.rates else "answers not judged (evaluate.judges is empty)"
+    about = f"share of answers{summary.measured}" if summary.rates else "answers not judged (evaluate.judges is empty)"
     lines = [f"{summary.alias}: {about}", ""]
     width = max(26, 2 + max((len(label_of(i)) for i in shown), default=0))
     lines.append(f"{'':<32}" + "".join(f"{label_of(i):>{width}}" for i in shown))
@@ -142,7 +172,7 @@ def terminal_table(summary: Summary, folder: Path) -> str:
         cells = [
             next(r for r in summary.rates if (r.dataset, r.judge, r.intervention) == (dataset, judge, i)) for i in shown
         ]
-        label = f"{dataset} ({judge.removesuffix('_matching')})" if dataset else role
+        label = f"{dataset} ({judge.removesuffix('_matching')})" if dataset else getattr(summary.labels, role)
         lines.append(f"{label:<32}" + "".join(f"{_cell(c):>{width}}" for c in cells))
     for dataset in dict.fromkeys(loss.dataset for loss in summary.losses):
         values = [
@@ -152,7 +182,7 @@ def terminal_table(summary: Summary, folder: Path) -> str:
             )
             for i in shown
         ]
-        label = LOSS_SETS[dataset].label if dataset in LOSS_SETS else dataset
+        label = summary.labels.named(LOSS_SETS[dataset].label) if dataset in LOSS_SETS else dataset
         lines.append(f"{f'CE loss, {label}':<32}" + "".join(f"{value:>{width}}" for value in values))
     chosen = summary.selected
     lines += ["", f"selected: position {chosen.get('position')}, layer {chosen.get('layer')}{summary.by_hand}"]
@@ -165,4 +195,4 @@ def _cell(rate: Rate) -> str:
     if rate.interval is None or not rate.total:
         return "none judged"
     low, high = (f"{100 * bound:.0f}" for bound in rate.interval)
-    return f"{rate.refused}/{rate.total} = {rate.refused / rate.total:.0%} [{low}, {high}]"
+    return f"{rate.count}/{rate.total} = {rate.count / rate.total:.0%} [{low}, {high}]"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from refusal_lightning.config import DataConfig, DoctorConfig, ModelConfig, TrainerConfig
 from refusal_lightning.data.datasets import ROLES
+from refusal_lightning.data.labels import Labels
 from refusal_lightning.errors import UserError
 from refusal_lightning.inputs.drawing import draw
 from refusal_lightning.inputs.model import open_model
@@ -68,7 +69,7 @@ def _open(model: ModelConfig, data: DataConfig, trainer: TrainerConfig, n_prompt
         for prompts, label, role in zip((harmful, harmless), data.labels, ROLES, strict=True)
     ]
     log.info(f"doctor: {model.name} in {chat.dtype} on {device}, {' and '.join(kinds)} prompts")
-    return DoctorInputs(chat, device, harmful, harmless)
+    return DoctorInputs(chat, device, harmful, harmless, Labels.of(data.labels))
 
 
 def _write(path: Path, name: str, inputs: DoctorInputs, result: DoctorResult) -> None:

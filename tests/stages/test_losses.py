@@ -174,7 +174,7 @@ def test_comparisons_and_intervals(run):
             next(r for r in summary.rates if (r.dataset, r.intervention) == (difference.dataset, name))
             for name in ("baseline", difference.intervention)
         )
-        assert difference.change == pytest.approx(second.refused / second.total - first.refused / first.total)
+        assert difference.change == pytest.approx(second.count / second.total - first.count / first.total)
         assert difference.change is not None and second.share is not None and second.interval is not None
         assert difference.interval[0] <= difference.change <= difference.interval[1]
         assert second.interval[0] <= second.share <= second.interval[1]
@@ -185,6 +185,6 @@ def test_comparisons_and_intervals(run):
 def test_nothing_that_could_be_judged(run):
     folder, _ = run
     summary = read_summary(_folder(folder))
-    none = [replace(rate, refused=0, total=0, interval=None) for rate in summary.rates]
+    none = [replace(rate, count=0, total=0, interval=None) for rate in summary.rates]
     assert "none judged" in terminal_table(replace(summary, rates=none), folder)
     assert "none judged" in render_report(replace(summary, rates=none), _folder(folder))

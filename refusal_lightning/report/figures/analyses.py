@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from refusal_lightning.data.labels import REFUSAL, Labels
 from refusal_lightning.directions.analysis.stability import ENOUGH
 from refusal_lightning.report.figures.canvas import LAYER, new_figure, plain, position_label
 from refusal_lightning.report.figures.lines import Line, Marks, line_figure
@@ -30,6 +31,7 @@ class AnalysisTable:
     """Position and layer of the selected candidate, if there is one."""
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
     """What is too large for a table."""
+    labels: Labels = REFUSAL
 
     @property
     def positions(self) -> range:
@@ -51,7 +53,7 @@ def separability_figure(table: AnalysisTable) -> Figure:
     if table.selected is not None:
         position, layer = table.selected
         star = (float(layer), table.where(position=position, layer=layer)[0]["auroc"])
-    title = "Separability of held-out harmful and harmless prompts"
+    title = table.labels.named("Separability of held-out {harmful} and {harmless} prompts")
     return line_figure(lines, title, LAYER, "AUROC", Marks(star=star, level=0.5))
 
 

@@ -31,6 +31,7 @@ class FigureSpec:
     """ScoredCandidates: one of `select`, drawn after each and shown in the report. AnalysisTable: one of `analyze`,
     drawn where an analysis names it."""
     caption: str
+    """Beneath it in the report; ``{harmful}`` and ``{harmless}`` stand for the two kinds of prompts."""
 
 
 FIGURES = Registry(
@@ -39,22 +40,22 @@ FIGURES = Registry(
         "ablation_scores": FigureSpec(
             bypass_figure,
             ScoredCandidates,
-            "Bypass scores: mean refusal score on harmful prompts when the candidate is ablated.",
+            "Bypass scores: mean refusal score on {harmful} prompts when the candidate is ablated.",
         ),
         "actadd_scores": FigureSpec(
             induce_figure,
             ScoredCandidates,
-            "Induce scores: mean refusal score on harmless prompts when the candidate is added at its layer.",
+            "Induce scores: mean refusal score on {harmless} prompts when the candidate is added at its layer.",
         ),
         "kl_div_scores": FigureSpec(
             kl_figure,
             ScoredCandidates,
-            "KL scores: how far ablating the candidate moves the next token on harmless prompts.",
+            "KL scores: how far ablating the candidate moves the next token on {harmless} prompts.",
         ),
         "separability": FigureSpec(
             separability_figure,
             AnalysisTable,
-            "Separability: how well each candidate tells held-out harmful from harmless prompts.",
+            "Separability: how well each candidate tells held-out {harmful} from {harmless} prompts.",
         ),
         "similarity": FigureSpec(
             similarity_figure, AnalysisTable, "Similarity: the cosine between every two candidates."

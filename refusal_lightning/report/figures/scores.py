@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
+from refusal_lightning.data.labels import REFUSAL, Labels
 from refusal_lightning.directions.selection.candidates import CandidateScores
 from refusal_lightning.report.figures.canvas import LAYER, new_figure, position_label
 
@@ -27,23 +28,24 @@ class ScoredCandidates:
     """Mean refusal scores without an intervention, ``harmful`` and ``harmless``."""
     chosen: tuple[int, int] | None
     """Position and layer of the candidate that was chosen."""
+    labels: Labels = REFUSAL
 
 
 def bypass_figure(of: ScoredCandidates) -> Figure:
     """Bypass scores."""
     level = of.baseline["harmful"]
-    return _score_figure(of, of.scores.bypass, "Ablation, harmful", "bypass score (log-odds)", level)
+    return _score_figure(of, of.scores.bypass, "Ablation, {harmful}", "bypass score (log-odds)", level)
 
 
 def induce_figure(of: ScoredCandidates) -> Figure:
     """Induce scores."""
     level = of.baseline["harmless"]
-    return _score_figure(of, of.scores.induce, "Addition, harmless", "induce score (log-odds)", level)
+    return _score_figure(of, of.scores.induce, "Addition, {harmless}", "induce score (log-odds)", level)
 
 
 def kl_figure(of: ScoredCandidates) -> Figure:
     """KL scores."""
-    return _score_figure(of, of.scores.kl, "Ablation, harmless", "KL score (nats)", 0.0)
+    return _score_figure(of, of.scores.kl, "Ablation, {harmless}", "KL score (nats)", 0.0)
 
 
 def _score_figure(
@@ -66,6 +68,6 @@ def _score_figure(
             linestyle="",
             label="selected",
         )
-    axes.set(title=title, xlabel=LAYER, ylabel=label)
+    axes.set(title=of.labels.named(title), xlabel=LAYER, ylabel=label)
     axes.legend(fontsize="small", loc="best")
     return figure

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from refusal_lightning.data.labels import REFUSAL, Labels
 from refusal_lightning.report.figures.analyses import AnalysisTable
 
 
@@ -37,8 +38,9 @@ class AnalysisResult:
     """Position and layer of the selected candidate, if there is one."""
     made_from: Mapping[str, Any]
     """What all of them depend on."""
+    labels: Labels = REFUSAL
 
     def table(self, name: str) -> AnalysisTable:
         """What the figure of an analysis is drawn from (``report.figures.registry``)."""
         found = self.analyses[name]
-        return AnalysisTable(found.rows, self.position_tokens, self.selected, found.arrays)
+        return AnalysisTable(found.rows, self.position_tokens, self.selected, found.arrays, self.labels)

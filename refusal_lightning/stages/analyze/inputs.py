@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from refusal_lightning.data.labels import REFUSAL, Labels
 from refusal_lightning.directions.analysis.separability import projected
 from refusal_lightning.inputs.stored_activations import StoredActivations, blocks
 from refusal_lightning.store import ActivationStore
@@ -38,6 +39,7 @@ class AnalysisInputs:
     seed: int
     made_from: Mapping[str, Any] = field(default_factory=dict)
     """What every result depends on, as its file says."""
+    labels: Labels = REFUSAL
 
     def rng(self) -> np.random.Generator:
         """A fresh generator: every layer sees the same draws, so differences between layers are not the draw's."""

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from refusal_lightning.config import AnalyzeConfig, CacheConfig, DataConfig, SelectConfig
+from refusal_lightning.data.labels import Labels
 from refusal_lightning.directions.estimators.registry import ESTIMATORS
 from refusal_lightning.errors import UserError
 from refusal_lightning.inputs.candidates import estimated_directions
@@ -56,6 +57,7 @@ def open_analysis_inputs(
         confidence=analyze.confidence,
         seed=analyze.seed,
         made_from=_made_from(prompts, estimator, kept, selected, analyze),
+        labels=Labels.of(data.labels),
     )
 
 

@@ -1,4 +1,4 @@
-"""How well each candidate tells held-out harmful from harmless prompts."""
+"""How well each candidate tells held-out prompts of the two kinds apart."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def analyze_directions(inputs: AnalysisInputs, names: Sequence[str]) -> Analysis
     """Make analyses by name. Raises UserError for a name that is none's."""
     ANALYSES.require(names, "analyses")
     analyses = {name: ANALYSES[name].compute(inputs) for name in names}
-    return AnalysisResult(analyses, inputs.position_tokens, inputs.selected, inputs.made_from)
+    return AnalysisResult(analyses, inputs.position_tokens, inputs.selected, inputs.made_from, inputs.labels)
 
 
 def write_analysis(run: RunFolder, result: AnalysisResult) -> dict[str, list[Path]]:

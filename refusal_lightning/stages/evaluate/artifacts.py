@@ -41,6 +41,7 @@ def write_evaluation(run: RunFolder, result: EvaluationResult) -> None:
 def record_of(result: EvaluationResult) -> dict[str, Any]:
     """What run.json says of the evaluation, beside its configuration."""
     inputs = result.inputs
+    measures = {name: judge.measures for name, judge in inputs.judges.items()}
     return {
         "model": inputs.chat.identity,
         "position": inputs.selected.position,
@@ -53,6 +54,7 @@ def record_of(result: EvaluationResult) -> dict[str, Any]:
         },
         "interventions": list(inputs.config.interventions),
         "judges": list(inputs.judges),
+        **({"measures": measures} if set(measures.values()) - {"refusal"} else {}),
         "losses": bool(result.losses),
         "hooks_proved": result.hooks_proved,
     }

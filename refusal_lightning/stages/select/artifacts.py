@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from refusal_lightning.config import ModelConfig
+from refusal_lightning.data.labels import Labels
 from refusal_lightning.directions.selection.candidates import Place, rows
 from refusal_lightning.directions.selection.choose import NoCandidateError, Selection
 from refusal_lightning.io.files import write_bytes, write_text
@@ -154,6 +155,7 @@ def _plot(run: RunFolder, result: SelectionResult) -> None:
     chat, choice = result.inputs.chat, result.choice
     tokens = [chat.tokenizer.decode([i]) for i in chat.eoi_ids]
     chosen = None if isinstance(choice, NoCandidateError) else choice.place
-    drawn = draw_all(ScoredCandidates(result.table.means(), tokens, result.inputs.baseline, chosen))
+    labels = Labels.of(result.inputs.data.labels)
+    drawn = draw_all(ScoredCandidates(result.table.means(), tokens, result.inputs.baseline, chosen, labels))
     for name, png in drawn.items():
         write_bytes(run.score_plot(name), png)
