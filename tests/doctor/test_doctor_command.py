@@ -58,21 +58,28 @@ def test_all_is_well(config, tmp_path, capsys):
 
 
 def test_a_failed_check_is_exit_status_1(config, tmp_path, capsys):
-    """With labels of the user's own, which are named."""
-    own = {"rude": "harmful", "harmless": "harmless"}
+    assert main(["doctor", "--config", config(), "--model.refusal_tokens", "[0]"]) == 1
+    output = capsys.readouterr().out
+    assert verdicts(output).count("fail") == 1
+    assert "1 failed" in output
+    findings = json.loads((tmp_path / "new" / "doctor.json").read_text())["findings"]
+    assert [f["name"] for f in findings if f["verdict"] == "fail"] == ["refusal tokens"]
+
+
+def test_labels_of_the_users_own_are_named(config, tmp_path, capsys):
+    """And refusal tokens are no mistake, since nothing need go by them."""
+    own = {"rude": "harmful", "kind": "harmless"}
     sets = {
         f"{label}_{split}": str(tmp_path / "data" / "splits" / f"{role}_{split}.json")
         for label, role in own.items()
         for split in ("train", "val")
     }
     labels = ["--data.labels", json.dumps(list(own)), "--data.sets", json.dumps(sets)]
-    assert main(["doctor", "--config", config(), "--model.refusal_tokens", "[0]", *labels]) == 1
-    output = capsys.readouterr().out
-    assert "on cpu, 4 rude (as harmful) and 4 harmless prompts" in output
-    assert verdicts(output).count("fail") == 1
-    assert "1 failed" in output
-    findings = json.loads((tmp_path / "new" / "doctor.json").read_text())["findings"]
-    assert [f["name"] for f in findings if f["verdict"] == "fail"] == ["refusal tokens"]
+    assert main(["doctor", "--config", config(), "--model.refusal_tokens", "[0]", *labels]) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert "on cpu, 4 rude (as harmful) and 4 kind (as harmless) prompts" in first
+    assert any("on rude prompts" in line and "on kind ones" in line for line in lines)
+    assert not any("harmful" in line or "harmless" in line for line in lines)
 
 
 def test_half_precision_is_compared_with_float32(config, capsys):

@@ -14,6 +14,7 @@ import torch
 from patients import sound
 from tiny_models import ARCHITECTURES
 
+from refusal_lightning.data.labels import Labels
 from refusal_lightning.directions.metrics.refusal_tokens import likelier_on_harmful
 from refusal_lightning.doctor import CheckContext, Finding
 from refusal_lightning.doctor import ablation as ablation_check
@@ -327,3 +328,18 @@ def test_a_hook_counts_once_whatever_its_points_names():
     other = SimpleNamespace(fwd_hooks=[], _forward_hooks={2: 3})
     bridge: Any = SimpleNamespace(hook_dict={"a": one, "alias of a": one, "b": other})
     assert BridgeEngine(bridge, BlockFacts((), True, None), torch.device("cpu")).count_hooks() == 2
+
+
+def test_refusal_tokens_of_other_kinds_are_told_and_not_judged(tiny_llama_folder):
+    """By the labels of the user, whatever the share."""
+    patient = sound(tiny_llama_folder)
+    patient.labels = Labels("sea", "mountain")
+    finding = run("refusal tokens", patient)
+    assert finding.verdict == "ok" and not finding.advice
+    assert "on sea prompts" in finding.compared and "on mountain ones" in finding.compared
+    assert "harm" not in finding.text()
+    nothing = CheckContext(
+        replace(patient.chat, refusal_ids=[]), "cpu", patient.harmful, patient.harmful, labels=patient.labels
+    )
+    finding = run("refusal tokens", nothing)
+    assert finding.verdict == "ok" and finding.figure is None and "none are named" in finding.compared

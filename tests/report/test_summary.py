@@ -20,5 +20,7 @@ def test_differences_from_the_baseline_whichever_comes_first(order, tmp_path: Pa
     row |= {"difference_interval": interval, "p_value": 0.01}
     (tmp_path / "completions").mkdir()
     (tmp_path / "completions" / "set_comparisons.json").write_text(json.dumps({"comparisons": [row]}))
-    (found,) = _differences(RunFolder(tmp_path, ""), "set")
+    (found,) = _differences(RunFolder(tmp_path, ""), "set", {})
     assert (found.intervention, found.change, found.interval) == ("ablation", -0.3, (-0.5, -0.1))
+    (found,) = _differences(RunFolder(tmp_path, ""), "set", {"j": "mentions the sea"})
+    assert (found.intervention, found.change, found.interval) == ("ablation", 0.3, (0.1, 0.5))
