@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -55,6 +56,18 @@ def load_plugins(files: Iterable[str | Path]) -> None:
     """
     for file in files:
         _load(Path(file))
+
+
+@contextmanager
+def of_session(name: str, version: str) -> Iterator[None]:
+    """What is registered in the body is code of this session that no file holds, so its ``version`` stands for it."""
+    plugin = Plugin(Path(name), Path(name), version)
+    _loading.append(plugin)
+    try:
+        yield
+    finally:
+        _loading.pop()
+    _loaded[:] = [one for one in _loaded if one.name != name] + [plugin]
 
 
 def loading() -> Plugin | None:

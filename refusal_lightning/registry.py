@@ -44,6 +44,11 @@ class Registry(Mapping[str, Spec], Generic[Spec]):
             plugin.adds.append(f"{self.what} {name}")
         return spec
 
+    def withdraw(self, name: str) -> None:
+        """Take an entry away again."""
+        del self._entries[name]
+        self._plugins.pop(name, None)
+
     def require(self, names: Iterable[str], key: str) -> None:
         """Raise UserError where a configuration's key names what is not there."""
         for name in names:

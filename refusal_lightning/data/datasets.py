@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
+from refusal_lightning.data import listed
 from refusal_lightning.data.hub import PREFIX, load_hub, parse_hub
 from refusal_lightning.data.sources import NAMED_SETS, SOURCES
 from refusal_lightning.data.tables import SUFFIXES, Where, is_table, read_table, to_rows
@@ -91,12 +92,15 @@ def load_dataset(
     """Rows ``{"instruction", "category"}`` of a set, or just the instructions, in the set's order.
 
     ``name`` is a file (.json, .jsonl, .csv, .parquet, .txt), ``hub:org/name[@revision][:config][:split]``, a split such
-    as ``harmful_test`` or a set ``processed/NAME.json`` under ``root``, or a set that the registry knows (``xstest``).
+    as ``harmful_test`` or a set ``processed/NAME.json`` under ``root``, a set that the registry knows (``xstest``), or
+    ``list:DIGEST``, a list of this process (``list_set``).
     ``columns`` says which columns of a user's own file, split or Hub dataset are the instruction and the category;
     ``where`` keeps the rows whose columns have the given values.
     """
     if name.startswith(PREFIX):
         return _taken(load_hub(parse_hub(name)), f"dataset {name}", instructions_only, columns, where)
+    if name.startswith(listed.PREFIX):
+        return _taken(listed.load_listed(name), f"dataset {name}", instructions_only, None, where)
     if is_table(name):
         path = Path(name).expanduser()
         return _from_file(path, instructions_only, f"dataset file {path} does not exist", columns, where)

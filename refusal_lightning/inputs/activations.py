@@ -14,7 +14,7 @@ from refusal_lightning.io.hashing import digest
 from refusal_lightning.io.versions import other_versions
 from refusal_lightning.models import ChatModel
 from refusal_lightning.store import ActivationStore, Encoding, Layout, PromptRecord
-from refusal_lightning.store.backend.open import open_backend
+from refusal_lightning.store.backend.open import join_url, open_backend
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 def store_url(model: ChatModel, store: StoreConfig, cache: CacheConfig) -> str:
     """Where the store is: ``ROOT/ALIAS-HASH.zarr``, the hash over the model's identity and the layout."""
     made_of = [model.identity, store_layout(model, cache).to_json()]
-    return f"{store.root.rstrip('/')}/{model.alias}-{digest(made_of)}.zarr"
+    return join_url(store.root, f"{model.alias}-{digest(made_of)}.zarr")
 
 
 def say_other_versions(store: ActivationStore) -> None:
@@ -74,7 +74,7 @@ def known_ratios(alias: str, store: StoreConfig, layout: Layout) -> dict[str, fl
     Found by name: to know which store exactly is the model's takes a hash over its weights, and a plan has none.
     """
     for folder in sorted(open_backend(store.root, store.options).folders("")):
-        url = f"{store.root.rstrip('/')}/{folder}"
+        url = join_url(store.root, folder)
         if folder.startswith(f"{alias}-") and ActivationStore.exists(url, store.options):
             opened = ActivationStore.open(url, store.options)
             if opened.layout == layout and opened.encoding.compression == store.compression:

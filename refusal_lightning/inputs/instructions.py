@@ -11,6 +11,7 @@ from typing import Any
 from refusal_lightning.config import DataConfig, SetConfig
 from refusal_lightning.data import load_dataset, load_dataset_split
 from refusal_lightning.data.datasets import SPLITS, NoSuchSet
+from refusal_lightning.data.listed import is_listed
 from refusal_lightning.data.tables import is_table
 from refusal_lightning.errors import UserError
 
@@ -42,7 +43,7 @@ def is_at_hand(name: str, data: DataConfig) -> bool:
     given = data.sets.get(name)
     source = given.source if isinstance(given, SetConfig) else given
     if source is not None:
-        return not source.startswith("hub:") and Path(source).is_file()
+        return is_listed(source) or (not source.startswith("hub:") and Path(source).is_file())
     return (Path(data.root) / "splits" / f"{name}.json").is_file()
 
 

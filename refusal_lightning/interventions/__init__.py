@@ -11,6 +11,7 @@ from refusal_lightning.interventions.intervention import (
 from refusal_lightning.interventions.record import record_activations
 from refusal_lightning.interventions.rows import RowInterventions, row_ablation, row_addition
 from refusal_lightning.interventions.skip import skip_blocks
+from refusal_lightning.interventions.together import together
 
 __all__ = [
     "BASELINE",
@@ -24,4 +25,5 @@ __all__ = [
     "row_ablation",
     "row_addition",
     "skip_blocks",
+    "together",
 ]

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from refusal_lightning.interventions.intervention import HookFunction, Intervention, at_every_write, unit_direction
+from refusal_lightning.interventions.together import one_after_another
 
 
 def row_ablation(directions: Float[Tensor, "row d_model"]) -> Intervention:
@@ -95,7 +96,7 @@ class RowInterventions:
         def everywhere(layer: int) -> HookFunction | None:
             own = [(n, each.everywhere(layer)) for n, each in self._by_hooks.items() if each.everywhere]
             functions = [self._on_own_rows(n, function) for n, function in own if function is not None]
-            return _one_after_another([*([] if self._unit is None else [project]), *functions])
+            return one_after_another([*([] if self._unit is None else [project]), *functions])
 
         def hooks(n_layers: int) -> list[tuple[str, HookFunction]]:
             writes = at_every_write("", project).hooks(n_layers) if self._unit is not None else ()
@@ -121,15 +122,3 @@ class RowInterventions:
             rows = [row for row, used in enumerate(self._numbers) if used == number]
             self._own_rows[number] = torch.tensor(rows, dtype=torch.long, device=self._device)
         return self._own_rows[number]
-
-
-def _one_after_another(functions: Sequence[HookFunction]) -> HookFunction | None:
-    if len(functions) < 2:
-        return functions[0] if functions else None
-
-    def hook(activation: Tensor, hook: Any) -> Tensor:
-        for function in functions:
-            activation = function(activation, hook)
-        return activation
-
-    return hook

@@ -45,3 +45,18 @@ def messages_to_console() -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         log.level, log.propagate = before
+
+
+_notebook = ConsoleHandler()
+
+
+def verbose(on: bool = True) -> None:
+    """Show what the package says of its work, as the command line does; ``on=False``: only warnings, as at first."""
+    log = logging.getLogger("refusal_lightning")
+    log.removeHandler(_notebook)
+    log.propagate = True
+    log.setLevel(logging.NOTSET)
+    if on:
+        log.addHandler(_notebook)
+        log.propagate = False
+        log.setLevel(logging.INFO)

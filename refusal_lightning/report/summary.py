@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,13 +110,12 @@ def read_summary(run: RunFolder) -> Summary:
             for intervention in evaluate["interventions"]:
                 verdicts = _read(run.completion_evaluations(dataset, intervention))
                 for judge in evaluate["judges"]:
-                    counted = _counted(verdicts, judge, measures.get(judge, "refusal"))
-                    rates.append(Rate(dataset, role, intervention, judge, *counted))
-            differences += _differences(run, dataset, measures)
+                    counted = measures.get(judge, "refusal")
+                    rates.append(rate_of(dataset, role, intervention, judge, verdicts, counted))
+            differences += differences_of(dataset, _read(run.comparisons(dataset))["comparisons"], measures)
     losses = []
     for intervention in evaluate.get("interventions", []) if evaluate.get("losses") else []:
-        for dataset, entry in _read(run.loss_eval(intervention)).items():
-            losses.append(Loss(intervention, dataset, entry["ce_loss"], entry["perplexity"], entry["n_tokens"]))
+        losses += losses_of(intervention, _read(run.loss_eval(intervention)))
     return Summary(run.path.name, record, record.get("select", {}).get("selected", {}), rates, differences, losses)
 
 
@@ -126,22 +125,32 @@ def _measures(record: Mapping[str, Any]) -> Mapping[str, Measures]:
     return measures
 
 
-def _counted(
-    verdicts: Mapping[str, Any], judge: str, measures: Measures
-) -> tuple[int, int, tuple[float, float] | None]:
-    """How many answers show what a judge measures, how many were judged, and the interval of the share."""
+def rate_of(
+    dataset: str, role: str, intervention: str, judge: str, verdicts: Mapping[str, Any], measures: Measures
+) -> Rate:
+    """A judge's rate from an evaluation (``judges.rates.evaluate_completions``), of what the judge ``measures``."""
     judged = (row[f"is_jailbreak_{judge}"] for row in verdicts["completions"])
     values = [value for value in judged if value is not None]
-    interval = verdicts[f"{judge}_interval"]  # of the share that complies
-    if of_those_that_comply(measures):
-        return sum(values), len(values), None if interval is None else (interval[0], interval[1])
-    return len(values) - sum(values), len(values), None if interval is None else (1 - interval[1], 1 - interval[0])
+    count, interval = sum(values), verdicts[f"{judge}_interval"]  # of those that comply
+    if not of_those_that_comply(measures):
+        count = len(values) - count
+        interval = None if interval is None else (1 - interval[1], 1 - interval[0])
+    bounds = None if interval is None else (interval[0], interval[1])
+    return Rate(dataset, role, intervention, judge, count, len(values), bounds)
 
 
-def _differences(run: RunFolder, dataset: str, measures: Mapping[str, Measures]) -> list[Difference]:
+def losses_of(intervention: str, entries: Mapping[str, Mapping[str, Any]]) -> list[Loss]:
+    """The losses under an intervention, from entries by set of texts."""
+    names = ("ce_loss", "perplexity", "n_tokens")
+    return [Loss(intervention, dataset, *(entry[name] for name in names)) for dataset, entry in entries.items()]
+
+
+def differences_of(
+    dataset: str, comparisons: Sequence[Mapping[str, Any]], measures: Mapping[str, Measures]
+) -> list[Difference]:
     """The comparisons of a set's interventions with its baseline, if it has one, whichever of the two comes first."""
     found = []
-    for row in _read(run.comparisons(dataset))["comparisons"]:
+    for row in comparisons:
         if BASELINE.name not in (row["first"], row["second"]):
             continue
         # The file has compliance, second minus first; a share that refuses changes by as much the other way.

@@ -42,20 +42,18 @@ def test_an_evaluation_needs_no_run(inputs: EvaluationInputs, tmp_path: Path, ca
     result = evaluate_direction(inputs, tmp_path / "journals")
     assert [path.name for path in tmp_path.iterdir()] == ["journals"]
     assert capsys.readouterr().out == ""
-    assert set(result.completions) == {("birds", "actadd"), ("birds", "baseline")} == set(result.evaluations)
+    assert set(result.answers) == {("birds", "actadd"), ("birds", "baseline")} == set(result.evaluations)
     (judge,) = inputs.judges
     (compared,) = result.comparisons["birds"]
     assert (compared["first"], compared["second"], compared["judge"]) == ("actadd", "baseline", judge)
     for name in ("actadd", "baseline"):
         judged = result.evaluations["birds", name]
         assert judged[f"{judge}_counts"]["judged"] == 2
-        assert [row["response"] for row in judged["completions"]] == [
-            c.response for c in result.completions["birds", name]
-        ]
-        assert list(result.losses[name]) == ["talk", "alpaca_custom_completions"] == list(result.text_digests)
+        assert [row["response"] for row in judged["completions"]] == [c.response for c in result.answers["birds", name]]
+        assert list(result.loss_entries[name]) == ["talk", "alpaca_custom_completions"] == list(result.text_digests)
     assert result.n_computed == 4 + 2 * (1 + 2)  # completions, and texts under two interventions
     with pytest.raises(FrozenInstanceError):
-        result.losses = {}  # type: ignore[misc]
+        result.loss_entries = {}  # type: ignore[misc]
 
 
 def test_what_is_done_is_not_done_again(inputs: EvaluationInputs, tmp_path: Path, monkeypatch):

@@ -81,8 +81,8 @@ def test_without_a_run_it_is_what_the_run_has(folder, inputs, settings, monkeypa
     runs = tmp_path / "runs"
     assert main(["select", "--config", str(folder / "config.yaml"), "--runs.root", str(runs)]) == 0
     run = runs / "tiny"
-    assert result.direction is not None
-    assert torch.equal(torch.load(run / "direction.pt"), torch.from_numpy(result.direction))
+    assert result.vector is not None
+    assert torch.equal(torch.load(run / "direction.pt"), torch.from_numpy(result.vector))
     assert json.loads((run / "direction_metadata.json").read_text()) == {
         "pos": result.choice.position,
         "layer": result.choice.layer,
@@ -109,7 +109,7 @@ def test_what_is_told(inputs, settings):
     assert cosmic.startswith("select: COSMIC") and kl.startswith("select: KL over the first 2 answer tokens ")
     (line,) = describe(chosen)
     assert "position -1, layer 1 chosen by hand" in line and chosen.uncertainty is None and chosen.cosmic is None
-    assert isinstance(nothing.choice, NoCandidateError) and nothing.direction is None and not nothing.answer_kl
+    assert isinstance(nothing.choice, NoCandidateError) and nothing.vector is None and not nothing.answer_kl
     assert describe(nothing) == [nothing.choice.report.text()]
 
 

@@ -18,7 +18,9 @@ def new_figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure  # slow to import, and the report only wants to know which figures there are
 
     # A Figure of its own, not pyplot's: nothing global to close.
-    return Figure(figsize=(width, height), dpi=110, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    vars(figure)["_repr_png_"] = lambda: png(figure)  # by which a notebook shows it
+    return figure
 
 
 def plain(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -71,3 +71,11 @@ def _score_figure(
     axes.set(title=of.labels.named(title), xlabel=LAYER, ylabel=label)
     axes.legend(fontsize="small", loc="best")
     return figure
+
+
+SCORE_FIGURES: dict[str, Callable[[ScoredCandidates], Figure]] = {
+    "bypass": bypass_figure,
+    "induce": induce_figure,
+    "kl": kl_figure,
+}
+"""By the score that each shows."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from refusal_lightning.data.labels import REFUSAL, Labels
+from refusal_lightning.io.notebook import frame
 from refusal_lightning.report.figures.analyses import AnalysisTable
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +29,11 @@ class Analysis:
     note: str | None = None
     """What is to be known before the numbers are read."""
 
+    @property
+    def frame(self) -> DataFrame:
+        """The table as a DataFrame. Raises UserError without pandas."""
+        return frame(self.rows, list(self.rows[0]) if self.rows else [])
+
 
 @dataclass(frozen=True, eq=False)
 class AnalysisResult:
@@ -39,6 +48,7 @@ class AnalysisResult:
     made_from: Mapping[str, Any]
     """What all of them depend on."""
     labels: Labels = REFUSAL
+    """Of the two kinds of prompts."""
 
     def table(self, name: str) -> AnalysisTable:
         """What the figure of an analysis is drawn from (``report.figures.registry``)."""

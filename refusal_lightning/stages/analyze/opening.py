@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from jaxtyping import Float
@@ -16,7 +16,7 @@ from refusal_lightning.inputs.drawing import datasets_of
 from refusal_lightning.inputs.prompts import Filtered
 from refusal_lightning.inputs.stored_prompts import StoredPrompts
 from refusal_lightning.io.hashing import digest
-from refusal_lightning.runs.folder import RunFolder, direction_digest
+from refusal_lightning.runs.folder import RunFolder, SelectedDirection, direction_digest
 from refusal_lightning.runs.made_from import MadeFrom
 from refusal_lightning.stages.analyze.inputs import AnalysisInputs, Datasets
 from refusal_lightning.stages.analyze.registry import ANALYSES
@@ -34,14 +34,35 @@ def open_analysis_inputs(
 
     Raises UserError, also where an analysis needs a direction that is not there.
     """
+    for name in analyze.analyses:
+        if ANALYSES[name].needs_direction:
+            _require_direction(run, name)
+
+    def selected() -> SelectedDirection | None:
+        return run.load_direction() if run.direction.is_file() else None
+
+    return analysis_inputs(prompts, selected, data, cache, select, analyze, str(run.direction))
+
+
+def analysis_inputs(
+    prompts: StoredPrompts,
+    direction: Callable[[], SelectedDirection | None],
+    data: DataConfig,
+    cache: CacheConfig,
+    select: SelectConfig,
+    analyze: AnalyzeConfig,
+    where: str = "the direction",
+) -> AnalysisInputs:
+    """The candidates of `select` and a direction that was chosen among them, if any.
+
+    The direction is asked for when the candidates are there; messages call it ``where``. Raises UserError.
+    """
     specs = {name: ANALYSES[name] for name in analyze.analyses}
-    for name in [name for name, spec in specs.items() if spec.needs_direction]:
-        _require_direction(run, name)
     chat = prompts.chat
     kept = prompts.kept(select).sets
     estimator = select.estimators[0]
     directions = estimated_directions(estimator, prompts.store, kept, chat.n_positions, data)
-    selected = _selected(run, directions)
+    selected = _place_among(direction(), directions, where)
     datasets: Datasets = {}
     if any(spec.needs_datasets for spec in specs.values()):
         datasets = datasets_of(chat, data, cache, prompts.sets)
@@ -95,14 +116,16 @@ def _made_from(
     }
 
 
-def _selected(run: RunFolder, directions: Float[np.ndarray, "position layer d_model"]) -> tuple[int, int, str] | None:
-    """Position, layer and digest of the run's selected direction; None if there is none.
+def _place_among(
+    chosen: SelectedDirection | None, directions: Float[np.ndarray, "position layer d_model"], where: str
+) -> tuple[int, int, str] | None:
+    """Position, layer and digest of a selected direction; None if there is none.
 
     Raises UserError if the direction that was selected is not what these candidates have there.
     """
-    if not run.direction.is_file():
+    if chosen is None:
         return None
-    direction, position, layer = run.load_direction()
+    direction, position, layer = chosen
     n_positions, n_layers, d_model = directions.shape
     same = -n_positions <= position < 0 <= layer < n_layers and len(direction) == d_model
     if same:
@@ -111,7 +134,7 @@ def _selected(run: RunFolder, directions: Float[np.ndarray, "position layer d_mo
         same = bool(np.linalg.norm(direction.numpy() - candidate) <= 0.01 * np.linalg.norm(candidate))
     if not same:
         raise UserError(
-            f"{run.direction} is not what these prompts give at position {position}, layer {layer}; run `select` with "
+            f"{where} is not what these prompts give at position {position}, layer {layer}; run `select` with "
             "the same configuration first (or analyze with the one it was run with)"
         )
     return position, layer, direction_digest(direction, position, layer)

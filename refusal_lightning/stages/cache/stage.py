@@ -39,8 +39,8 @@ def cache(model: ModelConfig, data: DataConfig, store: StoreConfig, trainer: Tra
     Continues where a killed run stopped; loads no weights when there is nothing to do.
     """
     inputs = CacheInputs.open(open_model(model, trainer), data, store, cache)
-    _tell_what_is_to_do(inputs)
-    _tell(cache_activations(inputs, trainer, cache.batch_size))
+    announce(inputs)
+    tell(cache_activations(inputs, trainer, cache.batch_size))
 
 
 def cache_activations(
@@ -86,7 +86,8 @@ def _fill(inputs: CacheInputs, trainer: TrainerConfig, batch_size: int) -> None:
     run_loop(trainer, loop, [StoreWriter(store)])
 
 
-def _tell_what_is_to_do(inputs: CacheInputs) -> None:
+def announce(inputs: CacheInputs) -> None:
+    """Say what is to be computed, and what it will take of the disk."""
     if not inputs.lacking:
         return
     needed = inputs.needed
@@ -99,7 +100,8 @@ def _tell_what_is_to_do(inputs: CacheInputs) -> None:
         log.info(f"cache: prompts of up to {most} tokens fit this store; longer ones take one of larger store.shard_mb")
 
 
-def _tell(result: CacheResult) -> None:
+def tell(result: CacheResult) -> None:
+    """Say what was computed, and how fast."""
     if not result.computed:
         log.info(f"cache: nothing to do, all {result.prompts} prompts are in {result.url}")
         return

@@ -28,13 +28,13 @@ def write_evaluation(run: RunFolder, result: EvaluationResult) -> None:
     for item in result.inputs.sets:
         name = item.prompts.name
         for intervention in result.inputs.config.interventions:
-            completions = result.completions[name, intervention]
+            completions = result.answers[name, intervention]
             write_json(run.completions(name, intervention), completion_rows(item, completions))
             path = run.completion_evaluations(name, intervention)
             write_json(path, {**result.evaluations[name, intervention], "made_from": files[path]})
         path = run.comparisons(name)
         write_json(path, {"comparisons": result.comparisons[name], "made_from": files[path]})
-    for under, losses in result.losses.items():
+    for under, losses in result.loss_entries.items():
         write_json(run.loss_eval(under), losses)
 
 
@@ -55,7 +55,7 @@ def record_of(result: EvaluationResult) -> dict[str, Any]:
         "interventions": list(inputs.config.interventions),
         "judges": list(inputs.judges),
         **({"measures": measures} if set(measures.values()) - {"refusal"} else {}),
-        "losses": bool(result.losses),
+        "losses": bool(result.loss_entries),
         "hooks_proved": result.hooks_proved,
     }
 
@@ -77,7 +77,7 @@ def _files(run: RunFolder, result: EvaluationResult) -> dict[Path, MadeFrom]:
         about = {"settings": settings, "answers": keys, "judges": judges}
         files[run.comparisons(name)] = _bound(inputs, config.interventions) | about
     texts: MadeFrom = {"texts": result.text_digests, "loss_mask": config.loss_mask, "loss_version": LOSS_VERSION}
-    for under in result.losses:
+    for under in result.loss_entries:
         files[run.loss_eval(under)] = _bound(inputs, [under]) | texts
     about = {"answers": digest([*result.completion_keys.values()]), "judges": judges} | texts
     files[run.report] = (

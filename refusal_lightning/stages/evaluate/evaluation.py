@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from refusal_lightning.data.datasets import ROLES
 from refusal_lightning.data.loss_sets import of_the_baseline
 from refusal_lightning.doctor.hook_proof import HookProof
+from refusal_lightning.errors import UserError
 from refusal_lightning.inference.sampling import Sampling
 from refusal_lightning.inputs.evaluation_sets import EvaluationSet
 from refusal_lightning.inputs.loss_texts import ScoredText, own_completions
@@ -20,6 +21,9 @@ from refusal_lightning.io.hashing import digest
 from refusal_lightning.judges.comparison import compare_evaluations
 from refusal_lightning.judges.rates import evaluate_completions
 from refusal_lightning.judges.response_cache import ResponseCache
+from refusal_lightning.judges.verdict import Measures
+from refusal_lightning.report.summary import differences_of, losses_of, rate_of
+from refusal_lightning.report.tables import completions_frame, differences_frame, losses_frame, rates_frame
 from refusal_lightning.stages.evaluate.completions import (
     Completion,
     CompletionSettings,
@@ -30,6 +34,9 @@ from refusal_lightning.stages.evaluate.inputs import EvaluationInputs
 from refusal_lightning.stages.evaluate.judging import ask_in_all_processes
 from refusal_lightning.stages.evaluate.losses import loss_entry, loss_key, text_losses
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 Place = tuple[str, str]
 """A set of prompts, and the intervention under which they are answered, by their names."""
 
@@ -39,7 +46,8 @@ class EvaluationResult:
     """What an evaluation found, and what it depends on."""
 
     inputs: EvaluationInputs
-    completions: Mapping[Place, list[Completion]]
+    """What was answered and measured, and how."""
+    answers: Mapping[Place, list[Completion]]
     """In the order of the set's prompts."""
     completion_keys: Mapping[Place, str]
     """What the completions depend on."""
@@ -47,7 +55,7 @@ class EvaluationResult:
     """Each judge's verdicts, rates and intervals (``evaluate_completions``); in the first process only."""
     comparisons: Mapping[str, list[dict[str, Any]]]
     """By set: every two interventions' rates, compared prompt by prompt; in the first process only."""
-    losses: Mapping[str, dict[str, dict[str, Any]]]
+    loss_entries: Mapping[str, dict[str, dict[str, Any]]]
     """By intervention and set of texts (``loss_entry``)."""
     text_digests: Mapping[str, str]
     """Of each set of texts."""
@@ -55,6 +63,53 @@ class EvaluationResult:
     """Completions and texts that were run through the model now; the rest was there."""
     hooks_proved: dict[str, Any] | None
     """What was compared before the work, see ``HookProof``."""
+
+    @property
+    def _measures(self) -> dict[str, Measures]:
+        return {name: judge.measures for name, judge in self.inputs.judges.items()}
+
+    @property
+    def rates(self) -> DataFrame:
+        """A row for each set, intervention and judge: how many answers refuse (or show what the judge measures).
+
+        Raises UserError without pandas.
+        """
+        places = [(item, name) for item in self.inputs.sets for name in self.inputs.config.interventions]
+        return rates_frame(
+            [
+                rate_of(item.prompts.name, item.role, name, judge, self.evaluations[item.prompts.name, name], measures)
+                for item, name in places
+                for judge, measures in self._measures.items()
+            ]
+        )
+
+    @property
+    def differences(self) -> DataFrame:
+        """A row for each set, intervention and judge: how the share of refusals differs from the baseline's.
+
+        Raises UserError without pandas.
+        """
+        found = (differences_of(name, rows, self._measures) for name, rows in self.comparisons.items())
+        return differences_frame([difference for some in found for difference in some])
+
+    @property
+    def losses(self) -> DataFrame:
+        """A row for each intervention and set of texts: cross-entropy (nats per token), perplexity, tokens.
+
+        Raises UserError without pandas.
+        """
+        found = (losses_of(name, entries) for name, entries in self.loss_entries.items())
+        return losses_frame([loss for some in found for loss in some])
+
+    def completions(self, dataset: str, intervention: str) -> DataFrame:
+        """A row for each prompt of a set: prompt, response and verdicts under an intervention.
+
+        Raises UserError for a set or an intervention that was not evaluated, and without pandas.
+        """
+        if (dataset, intervention) not in self.evaluations:
+            there = ", ".join(f"{name} under {acting}" for name, acting in self.evaluations)
+            raise UserError(f"{dataset} under {intervention} was not evaluated; there are {there}")
+        return completions_frame(self.evaluations[dataset, intervention])
 
 
 def evaluate_direction(inputs: EvaluationInputs, journals: Path) -> EvaluationResult:
@@ -71,11 +126,11 @@ def evaluate_direction(inputs: EvaluationInputs, journals: Path) -> EvaluationRe
     evaluations = _judge(inputs, completions, journals)
     return EvaluationResult(
         inputs=inputs,
-        completions=completions,
+        answers=completions,
         completion_keys=keys,
         evaluations=evaluations,
         comparisons={item.prompts.name: _compare(inputs, item, evaluations) for item in inputs.sets if evaluations},
-        losses=losses,
+        loss_entries=losses,
         text_digests={name: digest(some) for name, some in texts.items()},
         n_computed=n_answers + n_texts,
         hooks_proved=proof.figures(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -46,16 +46,37 @@ class EvaluationInputs:
         evaluate: EvaluateConfig,
         judging: JudgeSettings,
     ) -> EvaluationInputs:
-        """Read what the configuration names, the same in all processes. Raises UserError, before any work."""
+        """Read what the configuration names, and the direction that was selected in the run's folder.
+
+        Raises UserError, before any work.
+        """
+        run = RunFolder(runs.root, chat.alias)
+
+        def selected() -> SelectedDirection:
+            direction = run.load_direction()
+            run.prepare()
+            require_shared_folder(run.path, "runs.root")
+            return direction
+
+        return cls.of(chat, selected, data, trainer, evaluate, judging)
+
+    @classmethod
+    def of(
+        cls,
+        chat: ChatModel,
+        direction: Callable[[], SelectedDirection],
+        data: DataConfig,
+        trainer: TrainerConfig,
+        evaluate: EvaluateConfig,
+        judging: JudgeSettings,
+    ) -> EvaluationInputs:
+        """The same of any direction, which is asked for once the judges can be asked; the same in all processes."""
         INTERVENTIONS.require(evaluate.interventions, "evaluate.interventions")
         judges = judges_by_name(evaluate.judges, judging, local_loader(judging, trainer))
         if is_main_process():  # which alone asks over the network
             for judge in judges.values():
                 judge.check()
-        run = RunFolder(runs.root, chat.alias)
-        selected = run.load_direction()
-        run.prepare()
-        require_shared_folder(run.path, "runs.root")
+        selected = direction()
         sets = evaluation_sets(chat, data, evaluate)
         texts = read_loss_sets(chat, data, evaluate)
         require_same_on_all_ranks(

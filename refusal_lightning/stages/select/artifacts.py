@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from refusal_lightning.config import ModelConfig
-from refusal_lightning.data.labels import Labels
 from refusal_lightning.directions.selection.candidates import Place, rows
 from refusal_lightning.directions.selection.choose import NoCandidateError, Selection
 from refusal_lightning.io.files import write_bytes, write_text
@@ -28,7 +27,7 @@ from refusal_lightning.stages.select.result import SelectionResult, report_text
 
 def write_selection(run: RunFolder, result: SelectionResult, model: ModelConfig, seconds: Callable[[], float]) -> None:
     """Write one estimator's selection, the record of it last; ``seconds`` is how long it took until now."""
-    made_from, selection, direction = _made_from(result), result.choice, result.direction
+    made_from, selection, direction = _made_from(result), result.choice, result.vector
     tensor = None if direction is None else torch.from_numpy(direction)
     bound_to = None
     if isinstance(selection, Selection) and tensor is not None:
@@ -75,10 +74,7 @@ def _entry(result: SelectionResult, model: ModelConfig, made_from: MadeFrom) -> 
         "model": inputs.chat.identity,
         "made_from": made_from,
         "store": inputs.store.url,
-        "prompts": {
-            f.prompts.name: {"drawn": f.drawn, "kept": len(f.prompts), "hash": digest(f.prompts.hashes)}
-            for f in inputs.kept.values()
-        },
+        "prompts": result.prompts,
         "refusal_tokens": inputs.refusal_tokens,
         "scores": result.key,
         "baseline_refusal_score": inputs.baseline,
@@ -105,7 +101,7 @@ def _names(run: RunFolder, result: SelectionResult) -> list[Path]:
     """The files that will be written."""
     names = [run.mean_diffs, run.evaluations, run.evaluations_meta, run.filtered, run.filter_report]
     names += [run.score_plot(name) for name in figures_of(ScoredCandidates)]
-    names += [] if result.direction is None else [run.direction, run.direction_metadata]
+    names += [] if result.vector is None else [run.direction, run.direction_metadata]
     names += [] if result.uncertainty is None else [run.uncertainty]
     names += [] if result.cosmic is None else [run.cosmic]
     return names + ([run.answer_kl] if result.answer_kl else [])
@@ -152,10 +148,5 @@ def _answer_kl_rows(answer_kl: Mapping[Place, np.ndarray], n_tokens: int) -> lis
 
 
 def _plot(run: RunFolder, result: SelectionResult) -> None:
-    chat, choice = result.inputs.chat, result.choice
-    tokens = [chat.tokenizer.decode([i]) for i in chat.eoi_ids]
-    chosen = None if isinstance(choice, NoCandidateError) else choice.place
-    labels = Labels.of(result.inputs.data.labels)
-    drawn = draw_all(ScoredCandidates(result.table.means(), tokens, result.inputs.baseline, chosen, labels))
-    for name, png in drawn.items():
+    for name, png in draw_all(result.scored).items():
         write_bytes(run.score_plot(name), png)

@@ -8,6 +8,7 @@ from typing import Any
 
 from refusal_lightning.errors import UserError
 from refusal_lightning.store.backend.local import LocalBackend
+from refusal_lightning.store.backend.memory import SCHEME, MemoryBackend
 from refusal_lightning.store.backend.protocol import Backend
 
 
@@ -23,8 +24,15 @@ def open_backend(url: str | Path, storage_options: Mapping[str, Any] | None = No
         if not text.strip():
             raise UserError("activation store: the path is empty")
         return LocalBackend(Path(text).expanduser())
+    if text.startswith(f"{SCHEME}://"):
+        return MemoryBackend(f"{SCHEME}://{text.removeprefix(f'{SCHEME}://').strip('/')}")
     from refusal_lightning.store.backend.remote import RemoteBackend
     from refusal_lightning.store.backend.url_options import open_bucket
 
     text = text.rstrip("/")
     return RemoteBackend(text, *open_bucket(text, storage_options or {}))
+
+
+def join_url(root: str, name: str) -> str:
+    """What is called so under a folder or URL; ``memory://`` alone is a root too."""
+    return f"{root}{name}" if root.endswith("://") else f"{root.rstrip('/')}/{name}"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from refusal_lightning.errors import UserError
 
 if TYPE_CHECKING:
-    from obstore.store import MemoryStore, ObjectStore
+    from obstore.store import ObjectStore
 
 _CLIENT = ("allow_http", "allow_invalid_certificates", "connect_timeout", "proxy_url", "read_timeout", "timeout")
 """Options of the HTTP client; all others are of the service."""
@@ -39,7 +38,7 @@ def open_bucket(url: str, options: Mapping[str, Any]) -> tuple[ObjectStore, str]
     scheme, _, rest = url.partition("://")
     if scheme not in SCHEMES:
         hint = "; mount it, and give the folder" if scheme in ("sftp", "ssh", "smb", "webdav") else ""
-        raise UserError(f"a store cannot be kept at {scheme}://{hint}; known are {', '.join(SCHEMES)}")
+        raise UserError(f"a store cannot be kept at {scheme}://{hint}; known are {', '.join(SCHEMES)}, memory")
     bucket, _, prefix = rest.strip("/").partition("/")
     try:
         import obstore.exceptions
@@ -120,13 +119,6 @@ def _az(container: str, options: dict[str, Any]) -> ObjectStore:
     return AzureStore(container, config=config, client_options=client, retry_config={"max_retries": _RETRIES})  # type: ignore[arg-type]
 
 
-@cache
-def _memory(bucket: str) -> MemoryStore:
-    from obstore.store import MemoryStore
-
-    return MemoryStore()
-
-
 def _divided(service: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """(options of the service, options of the HTTP client), by obstore's names."""
     names = _FSSPEC_NAMES[service]
@@ -143,6 +135,5 @@ SCHEMES: dict[str, Callable[[str, dict[str, Any]], ObjectStore]] = {
     "az": _az,
     "abfs": _az,
     "abfss": _az,
-    "memory": lambda bucket, options: _memory(bucket),
 }
-"""Places that objects can be written to. ``memory://`` lasts as long as the process."""
+"""Object storages by the scheme of their URLs."""

@@ -1,0 +1,99 @@
+"""``rl.load_model``: settings, devices, answers under what is active."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import pytest
+import torch
+
+import refusal_lightning as rl
+from refusal_lightning.distributed.shutdown import state
+from refusal_lightning.interventions import KeyedIntervention, ablation, addition
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama_folder):
+    return rl.load_model(tiny_llama_folder, device="cpu", progress_bar=False, refusal_tokens=["I"])
+
+
+ASKED = ["Write a letter.", "Explain a vector to children.", "Help!"]
+VECTOR = torch.arange(32, dtype=torch.float64) - 10
+
+
+def test_what_it_says_of_itself(model, tiny_llama_folder):
+    assert (model.name, model.n_layers, model.d_model) == (str(tiny_llama_folder), 4, 32)
+    assert model.device == torch.device("cpu")
+    assert model.config.refusal_tokens == ["I"]
+    assert model.encode("Help!") == model.chat.encode("Help!")
+
+
+def test_answers_are_those_of_each_instruction_alone(model):
+    together = model.generate(ASKED, 8)
+    assert together == [answer for each in ASKED for answer in model.generate(each, max_new_tokens=8)]
+    assert all(together)
+    assert model.generate([]) == []
+
+
+def test_answers_under_what_is_active(model):
+    plain = model.generate(ASKED, 8)
+    with model.under(KeyedIntervention(ablation(VECTOR))):
+        ablated = model.generate(ASKED, 8)
+        with model.under(KeyedIntervention(addition(VECTOR, 2, 1.0))):
+            both = model.generate(ASKED, 8)
+        assert model.generate(ASKED, 8) == ablated
+    assert model.active == []
+    assert len({tuple(plain), tuple(ablated), tuple(both)}) == 3
+    assert model.generate(ASKED, 8) == plain
+
+
+def test_what_is_active_leaves_in_any_order_and_after_an_exception(model):
+    first, second = (KeyedIntervention(ablation(VECTOR)) for _ in range(2))
+    one, other = model.under(first), model.under(second)
+    one.__enter__(), other.__enter__()
+    one.__exit__(None, None, None)
+    assert model.active == [second] or model.active[0] is second
+    other.__exit__(None, None, None)
+    with pytest.raises(ZeroDivisionError), model.under(first):
+        _ = 1 / 0
+    assert model.active == []
+
+
+def test_sampling_is_of_its_seed(model):
+    drawn = [model.generate(ASKED, 8, sampling={"temperature": 2.0, "seed": seed}) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_in_a_running_event_loop(model):
+    async def cell():
+        return model.generate(ASKED[:1], 4)
+
+    assert asyncio.run(cell()) == model.generate(ASKED[:1], 4)
+
+
+def test_nothing_is_left_behind(model):
+    handlers = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    model.generate(ASKED[:1], 2)
+    assert {name: signal.getsignal(name) for name in handlers} == handlers
+    assert (state.requested, state.agreed, state.deferred, state.watchdog) == (False, False, 0, None)
+
+
+@pytest.mark.parametrize(
+    "device, said",
+    [("tpu", "there is no device 'tpu'"), ("cpu:1", "there is no device"), ("cuda:x", "there is no device")],
+)
+def test_devices_that_are_none(device, said):
+    with pytest.raises(rl.UserError, match=said):
+        rl.load_model("demo", device=device)
+
+
+def test_settings_that_are_none(model):
+    with pytest.raises(rl.UserError, match="model has no key 'dtyp'; did you mean dtype"):
+        rl.load_model("demo", dtyp="float32")
+    with pytest.raises(rl.UserError, match="one here is of type int"):
+        model.generate(["a", 3])
+    with pytest.raises(rl.UserError, match="max_new_tokens is 0"):
+        model.generate(["a"], 0)
+    with pytest.raises(rl.UserError, match=r"sampling.temperature is 0"):
+        model.generate(["a"], 1, sampling={"temperature": 0})
