@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 CHECKED := $(wildcard refusal_lightning tests scripts benchmarks examples)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-zoo check format clean
+.PHONY: help install demo test test-slow test-zoo check docs format clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml constraints.txt scripts/install_torch.py
 	@echo "Installing into $(VENV): about 2 GB and two minutes"
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.3'
 	$(BIN)/python scripts/install_torch.py constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	@touch $@
 
 demo: install  ## Cache, select and evaluate on the demo model
@@ -53,10 +53,14 @@ check: install  ## Lint, formatting, types, and which part may import which
 	$(BIN)/mypy $(CHECKED)
 	$(BIN)/lint-imports
 
+# Then `python -m http.server --directory site`: read from files it is whole too, but for the search.
+docs: install  ## Build the site of docs/ into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 format: install  ## Format, and mend what the linter can
 	$(BIN)/ruff format $(CHECKED)
 	$(BIN)/ruff check --fix $(CHECKED)
 
 clean:  ## Delete the environment and caches; results and stores stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
