@@ -41,6 +41,7 @@ _INSTEAD = {
     "enable_progress_bar": "trainer.progress_bar says it",
     "fast_dev_run": "work would be left out; draw fewer prompts (data.n_train, data.n_val, evaluate.n_test)",
     "limit_predict_batches": "work would be left out; draw fewer prompts (data.n_train, data.n_val, evaluate.n_test)",
+    "logger": "trainer.logger says it",
     "max_time": "work would be left out; a job that is stopped continues with the same command",
     "num_nodes": "trainer.num_nodes says it",
     "precision": "numbers would change that stores and results do not know of; model.dtype says it",
@@ -219,6 +220,9 @@ class TrainerConfig:
     its devices), or auto (ddp where there are several devices or nodes)."""
     progress_bar: bool = True
     """Show progress bars."""
+    logger: list[str] = field(default_factory=list)
+    """Loggers that get rates, scores, losses, figures and prompts/s of every stage: csv, tensorboard, wandb, or
+    registered ones of your own; their files are in `runs/<alias>/logs` (default: none)."""
     timeout_minutes: float = 10080.0
     """How long a process waits for the slowest one, in minutes."""
     extra: dict[str, Any] = field(default_factory=dict)
@@ -235,6 +239,7 @@ class TrainerConfig:
         if isinstance(self.devices, int):
             _positive("trainer.devices", self.devices)
         _positive("trainer.num_nodes", self.num_nodes)
+        _require(len(set(self.logger)) == len(self.logger), "trainer.logger", self.logger, "different loggers")
         _require(self.timeout_minutes > 0, "trainer.timeout_minutes", self.timeout_minutes, "above 0")
 
 

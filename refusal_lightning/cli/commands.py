@@ -41,7 +41,7 @@ COMMANDS = {
     "cache": Command(
         "run the prompts through the model once and keep their activations in the store",
         "refusal_lightning.stages.cache.stage:cache",
-        ("model", "data", "store", "trainer", "cache"),
+        ("model", "data", "store", "trainer", "runs", "cache"),
     ),
     "select": Command(
         "find the refusal direction from the store and choose the best candidate",
@@ -57,7 +57,7 @@ COMMANDS = {
     "analyze": Command(
         "measure the candidates and the selected direction on the store's activations, without the model",
         "refusal_lightning.stages.analyze.stage:analyze",
-        ("model", "data", "store", "runs", "cache", "select", "analyze"),
+        ("model", "data", "store", "trainer", "runs", "cache", "select", "analyze"),
     ),
     "capability": Command(
         "run tasks of lm-evaluation-harness on the intervened model",

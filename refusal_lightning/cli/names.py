@@ -13,6 +13,7 @@ from typing import Any
 from refusal_lightning.errors import UserError
 
 _REGISTRIES = {
+    "trainer.logger": "refusal_lightning.loggers.registry:LOGGERS",
     "select.estimators": "refusal_lightning.directions.estimators.registry:ESTIMATORS",
     "evaluate.interventions": "refusal_lightning.interventions.registry:INTERVENTIONS",
     "evaluate.judges": "refusal_lightning.judges.registry:JUDGES",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ from refusal_lightning.config import TrainerConfig
 from refusal_lightning.distributed.journal import Journal, Record
 from refusal_lightning.distributed.process_group import barrier, wait_until_visible
 from refusal_lightning.distributed.shutdown import defer_shutdown
+from refusal_lightning.loggers.stage_log import log_at_work
 
 if TYPE_CHECKING:
     import lightning as L
@@ -29,6 +30,10 @@ class PredictLoop:
     """Makes a named batch when its turn has come."""
     prepare: Callable[[], None] | None = None
     """Runs once, on the first process, before anything else."""
+    name: str = ""
+    """What a log calls it."""
+    counts: Callable[[Any], Mapping[str, int]] | None = None
+    """How much a prediction is, in units such as prompts and tokens, for the rates of a log."""
 
 
 def run_loop(trainer: TrainerConfig, loop: PredictLoop, callbacks: Sequence[Callback]) -> None:
@@ -40,12 +45,22 @@ def run_loop(trainer: TrainerConfig, loop: PredictLoop, callbacks: Sequence[Call
     from refusal_lightning.distributed.trainer import build_trainer, require_one_copy
     from refusal_lightning.distributed.work import WorkDataModule
 
-    built = build_trainer(trainer, callbacks)
+    built = build_trainer(trainer, [*callbacks, *_rate_monitor(loop)])
     require_one_copy(built, bool(getattr(loop.module, "spread", False)))
     work = WorkDataModule(loop.pending, loop.batches, loop.make, loop.prepare)
     with defer_shutdown():
         built.predict(loop.module, datamodule=work, return_predictions=False)
     barrier()
+
+
+def _rate_monitor(loop: PredictLoop) -> list[Callback]:
+    """What tells the stage's log how fast the loop is, if somebody asked for one."""
+    log = log_at_work()
+    if log is None or loop.counts is None:
+        return []
+    from refusal_lightning.distributed.rate_monitor import RateMonitor
+
+    return [RateMonitor(log, loop.name, loop.counts)]
 
 
 def run_journaled(

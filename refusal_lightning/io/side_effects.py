@@ -11,6 +11,7 @@ _SWITCHES = {
     "DISABLE_SAFETENSORS_CONVERSION": "1",  # transformers asks a robot to open a pull request at the model's repository
     "HF_HUB_DISABLE_TELEMETRY": "1",  # huggingface_hub tells the Hub which libraries and versions run here
     "HF_UPDATE_DOWNLOAD_COUNTS": "0",  # evaluate counts what is loaded
+    "WANDB_ERROR_REPORTING": "false",  # wandb tells its makers of errors and of which features are used
     "USE_HUB_KERNELS": "0",  # transformers, where `kernels` is installed, runs compiled code from the Hub
 }
 

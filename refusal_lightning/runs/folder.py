@@ -17,6 +17,7 @@ from refusal_lightning.io.files import writable_folder, write_bytes
 from refusal_lightning.io.hashing import digest, file_digest, sha256_of
 from refusal_lightning.io.serialization import write_json
 from refusal_lightning.io.versions import package_versions
+from refusal_lightning.loggers.spec import LogPlace
 from refusal_lightning.runs.lock import held, held_for_a_moment
 
 FILES = {
@@ -154,6 +155,10 @@ class RunFolder:
     def stale(self) -> Path:
         """Folder of what was moved aside, by number."""
         return self.path / "stale"
+
+    def log_place(self, stage: str) -> LogPlace:
+        """Where loggers write (``trainer.logger``): a folder of no results, of which nothing is ever moved."""
+        return LogPlace(self.path / "logs", self.path.name, stage)
 
     def journal(self, kind: str, key: str) -> Path:
         """Folder of a journal of unfinished work; the key says what its results depend on."""

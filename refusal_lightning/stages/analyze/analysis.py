@@ -10,6 +10,7 @@ import numpy as np
 
 from refusal_lightning.data.labels import REFUSAL, Labels
 from refusal_lightning.io.notebook import frame
+from refusal_lightning.loggers.measured import Curve
 from refusal_lightning.report.figures.analyses import AnalysisTable
 
 if TYPE_CHECKING:
@@ -28,11 +29,22 @@ class Analysis:
     """What it depends on beside what all analyses do."""
     note: str | None = None
     """What is to be known before the numbers are read."""
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    """What loggers show of it (``curves_of``)."""
 
     @property
     def frame(self) -> DataFrame:
         """The table as a DataFrame. Raises UserError without pandas."""
         return frame(self.rows, list(self.rows[0]) if self.rows else [])
+
+
+def curves_of(rows: Sequence[Mapping[str, Any]], value: str, names: Sequence[str], by: str) -> dict[str, Curve]:
+    """A column of a table as curves over another one, ``by``: one for each value of the columns that name it."""
+    curves: dict[str, dict[int, float]] = {}
+    for row in rows:
+        parts = (row[name] if isinstance(row[name], str) else f"{name}_{row[name]}" for name in names)
+        curves.setdefault("/".join([value, *parts]), {})[row[by]] = row[value]
+    return dict(curves)
 
 
 @dataclass(frozen=True, eq=False)

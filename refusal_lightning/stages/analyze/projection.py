@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from refusal_lightning.directions.analysis.projection import projections, spread
 from refusal_lightning.io.hashing import digest
-from refusal_lightning.stages.analyze.analysis import Analysis
+from refusal_lightning.stages.analyze.analysis import Analysis, curves_of
 from refusal_lightning.stages.analyze.inputs import AnalysisInputs
 
 
@@ -36,7 +36,12 @@ def analyse_projection(m: AnalysisInputs) -> Analysis:
     means = ", ".join(f"{row['dataset']} {row['mean']:.2f}" for row in sorted(there, key=lambda row: -row["mean"]))
     left_out = f"; {others} prompts of the store are in no set of this configuration" if others else ""
     datasets = {name: digest(hashes) for (name, _, _), hashes in m.datasets.items()}
-    return Analysis(f"means at the selected place: {means}{left_out}", rows, made_from={"datasets": datasets})
+    return Analysis(
+        f"means at the selected place: {means}{left_out}",
+        rows,
+        made_from={"datasets": datasets},
+        curves=curves_of(rows, "mean", ["dataset", "position"], by="layer"),
+    )
 
 
 def _groups(m: AnalysisInputs) -> tuple[dict[tuple[str, str, str], np.ndarray], int]:

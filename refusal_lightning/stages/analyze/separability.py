@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from refusal_lightning.directions.analysis.separability import separability
-from refusal_lightning.stages.analyze.analysis import Analysis
+from refusal_lightning.stages.analyze.analysis import Analysis, curves_of
 from refusal_lightning.stages.analyze.inputs import AnalysisInputs
 
 
@@ -26,7 +26,7 @@ def analyse_separability(m: AnalysisInputs) -> Analysis:
         for p in m.positions
         for i in m.layers
     ]
-    return Analysis(_separability_headline(m, rows), rows)
+    return Analysis(_separability_headline(m, rows), rows, curves=curves_of(rows, "auroc", ["position"], by="layer"))
 
 
 def _separability_headline(m: AnalysisInputs, rows: list[dict[str, Any]]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from refusal_lightning.directions.analysis.similarity import cosine_matrix
-from refusal_lightning.stages.analyze.analysis import Analysis
+from refusal_lightning.stages.analyze.analysis import Analysis, curves_of
 from refusal_lightning.stages.analyze.inputs import AnalysisInputs
 
 
@@ -20,7 +20,8 @@ def analyse_similarity(m: AnalysisInputs) -> Analysis:
         for j in m.layers
         if (p == q and i < j) or (i == j and p < q)
     ]
-    neighbours = np.array([r["cosine"] for r in rows if r["other_layer"] == r["layer"] + 1])
+    next_layer = [row for row in rows if row["other_layer"] == row["layer"] + 1]
+    neighbours = np.array([row["cosine"] for row in next_layer])
     headline = "no two neighbouring layers have directions"
     if np.isfinite(neighbours).any():
         headline = f"neighbouring layers have a cosine of {np.nanmean(neighbours):.3f} on average"
@@ -28,4 +29,5 @@ def analyse_similarity(m: AnalysisInputs) -> Analysis:
         near = int(np.sum(cosines[m.selected] >= 0.9)) - 1
         headline += f"; {near} of {cosines[0, 0].size - 1} other candidates have 0.9 or more with the selected one"
     arrays = {"cosine": cosines, "position": np.array(m.positions), "layer": np.array(m.layers)}
-    return Analysis(headline, rows, arrays)
+    curves = curves_of(next_layer, "cosine", ["position"], by="layer")
+    return Analysis(headline, rows, arrays, curves=curves)

@@ -19,7 +19,7 @@ from refusal_lightning.directions.analysis.stability import (
 from refusal_lightning.directions.analysis.stability_in_passes import StabilityInPasses
 from refusal_lightning.directions.estimators.passes import FEW
 from refusal_lightning.directions.estimators.registry import ESTIMATORS
-from refusal_lightning.stages.analyze.analysis import Analysis
+from refusal_lightning.stages.analyze.analysis import Analysis, curves_of
 from refusal_lightning.stages.analyze.inputs import AnalysisInputs
 
 
@@ -34,7 +34,8 @@ def analyse_stability(m: AnalysisInputs) -> Analysis:
     note = None
     if not ESTIMATORS[m.estimator].along_mean_difference:
         note = f"stability is that of the mean difference, whatever the estimator ({m.estimator})"
-    return Analysis(_stability_headline(m, rows), rows, note=note)
+    curves = curves_of(rows, "mean", ["measure", "position", "layer"], by="n_harmful")
+    return Analysis(_stability_headline(m, rows), rows, note=note, curves=curves)
 
 
 def _stability_of_layer(m: AnalysisInputs, layer: int, positions: set[int]) -> Iterator[dict[str, Any]]:

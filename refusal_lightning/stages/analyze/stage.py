@@ -20,6 +20,7 @@ from refusal_lightning.config import (
     RunsConfig,
     SelectConfig,
     StoreConfig,
+    TrainerConfig,
 )
 from refusal_lightning.directions.estimators.registry import ESTIMATORS
 from refusal_lightning.inputs.drawing import drawn_sets
@@ -29,6 +30,9 @@ from refusal_lightning.io.console import is_main_process
 from refusal_lightning.io.files import write_bytes
 from refusal_lightning.io.hashing import digest
 from refusal_lightning.io.serialization import write_json, write_table
+from refusal_lightning.loggers.measured import Measured
+from refusal_lightning.loggers.registry import require_loggers
+from refusal_lightning.loggers.stage_log import stage_log
 from refusal_lightning.report.figures.canvas import png
 from refusal_lightning.report.figures.registry import FIGURES
 from refusal_lightning.runs.folder import RunFolder
@@ -45,6 +49,7 @@ def analyze(
     model: ModelConfig,
     data: DataConfig,
     store: StoreConfig,
+    trainer: TrainerConfig,
     runs: RunsConfig,
     cache: CacheConfig,
     select: SelectConfig,
@@ -53,8 +58,9 @@ def analyze(
     """Measure the candidates of `select` (its filter, its first estimator) and the direction that it chose.
 
     Each analysis writes its own files, with what they were made from, to ``runs/<alias>/analysis``, as soon as it is
-    done.
+    done. It is the first process that makes them; of ``trainer``, its loggers count.
     """
+    require_loggers(trainer.logger)
     ANALYSES.require(analyze.analyses, "analyze.analyses")
     for name in analyze.analyses:
         FIGURES.require(filter(None, [ANALYSES[name].figure]), f"the analysis {name}")
@@ -69,9 +75,14 @@ def analyze(
     prompts = StoredPrompts.open(chat, sets, store, cache)
     with working(run, "analyze", chat.identity, model.name):
         inputs = open_analysis_inputs(prompts, run, data, cache, select, analyze)
-        for name in analyze.analyses:
-            result = analyze_directions(inputs, [name])
-            _tell(result, write_analysis(run, result))
+        sections = {"model": model, "data": data, "store": store, "cache": cache, "select": select, "analyze": analyze}
+        with stage_log(trainer.logger, run.log_place("analyze"), sections) as logged:
+            for name in analyze.analyses:
+                result = analyze_directions(inputs, [name])
+                written = write_analysis(run, result)
+                _tell(result, written)
+                figures = {path.stem: path for path in written[name] if path.suffix == ".png"}
+                logged.write(Measured(curves=result.analyses[name].curves), figures, prefix=f"{name}/")
         direction = inputs.made_from["direction"]
         entry = {"config": {"analyze": asdict(analyze)}, "model": chat.identity, "direction": direction}
         run.record_stage("analyze", entry, seconds=time.perf_counter() - started)

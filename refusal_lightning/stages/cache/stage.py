@@ -6,11 +6,15 @@ import logging
 import time
 from dataclasses import dataclass
 
-from refusal_lightning.config import CacheConfig, DataConfig, ModelConfig, StoreConfig, TrainerConfig
+from refusal_lightning.config import CacheConfig, DataConfig, ModelConfig, RunsConfig, StoreConfig, TrainerConfig
 from refusal_lightning.distributed.launch import distributed_stage
 from refusal_lightning.distributed.predict import PredictLoop, run_loop
 from refusal_lightning.inputs.model import open_model
+from refusal_lightning.loggers.measured import Measured
+from refusal_lightning.loggers.registry import require_loggers
+from refusal_lightning.loggers.stage_log import stage_log
 from refusal_lightning.models.tokens import left_pad, length_batches
+from refusal_lightning.runs.folder import RunFolder
 from refusal_lightning.stages.cache.inputs import CacheInputs
 from refusal_lightning.store import Shard
 
@@ -33,14 +37,28 @@ class CacheResult:
 
 
 @distributed_stage
-def cache(model: ModelConfig, data: DataConfig, store: StoreConfig, trainer: TrainerConfig, cache: CacheConfig) -> None:
+def cache(
+    model: ModelConfig,
+    data: DataConfig,
+    store: StoreConfig,
+    trainer: TrainerConfig,
+    runs: RunsConfig,
+    cache: CacheConfig,
+) -> None:
     """Put the drawn training and validation prompts, and any further datasets, into the store.
 
-    Continues where a killed run stopped; loads no weights when there is nothing to do.
+    Continues where a killed run stopped; loads no weights when there is nothing to do. Nothing but a log, where
+    ``trainer.logger`` asks for one, goes to the run's folder.
     """
+    require_loggers(trainer.logger)
     inputs = CacheInputs.open(open_model(model, trainer), data, store, cache)
+    run = RunFolder(runs.root, inputs.chat.alias)
+    config = {"model": model, "data": data, "store": store, "trainer": trainer, "cache": cache}
     announce(inputs)
-    tell(cache_activations(inputs, trainer, cache.batch_size))
+    with stage_log(trainer.logger, run.log_place("cache"), config) as logged:
+        result = cache_activations(inputs, trainer, cache.batch_size)
+        tell(result)
+        logged.write(_measured(result))
 
 
 def cache_activations(
@@ -82,8 +100,23 @@ def _fill(inputs: CacheInputs, trainer: TrainerConfig, batch_size: int) -> None:
     module = ActivationModule(
         inputs.chat, store.layout.hook_points, store.layout.layers, last if isinstance(last, str) else len(last)
     )
-    loop = PredictLoop(module, lambda: store.pending(hashes), batches, batch, add_prompts)
+    loop = PredictLoop(
+        module,
+        lambda: store.pending(hashes),
+        batches,
+        batch,
+        add_prompts,
+        name="activations",
+        counts=lambda made: {"prompts": len(made.rows)},
+    )
     run_loop(trainer, loop, [StoreWriter(store)])
+
+
+def _measured(result: CacheResult) -> Measured:
+    """For loggers."""
+    return Measured(
+        {"prompts/asked": result.prompts, "prompts/computed": result.computed, "store/MB": result.bytes / 1e6}
+    )
 
 
 def announce(inputs: CacheInputs) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,10 @@ class CapabilityResult:
     """By intervention."""
     n_computed: int
     """Interventions whose tasks were run now; the other scores were there."""
+    seconds: float
+    """How long these took."""
+    n_questions: int
+    """What was asked meanwhile, over all interventions and tasks."""
     hooks_proved: dict[str, Any] | None
     """What was compared before the work, see ``HookProof``."""
 
@@ -42,6 +47,7 @@ def measure_capability(
     """
     proof = HookProof("capability", inputs.chat, journals, ["harness"])
     scores: dict[str, Scores] = {}
+    seconds, n_questions = 0.0, 0
     for name, acting in inputs.acting.items():
         if name in known:
             scores[name] = known[name]
@@ -50,9 +56,14 @@ def measure_capability(
 
             log.info(f"capability: {', '.join(inputs.config.tasks)} under {name}")
             engine = inputs.chat.fast_engine(main_device(inputs.trainer))
+            started = time.perf_counter()
             scores[name] = run_tasks(engine, inputs.chat, acting.intervention, inputs.config, inputs.task_manager)
+            seconds += time.perf_counter() - started
+            n_questions += sum(scores[name]["samples"].values())
         keep(name, scores[name])
-    return CapabilityResult(inputs, scores, len(scores.keys() - known.keys()), proof.figures())
+    return CapabilityResult(
+        inputs, scores, len(scores.keys() - known.keys()), seconds, n_questions, hooks_proved=proof.figures()
+    )
 
 
 def table(found: Mapping[str, Scores]) -> str:

@@ -181,4 +181,9 @@ def _predict(
     acting = [task.intervention for task in tasks]
     how = (settings.max_new_tokens, settings.batch_size, settings.sampling)
     module = GenerationModule(chat, acting, *how)
-    return run_journaled(trainer, PredictLoop(module, lambda: pending, make=batch), journal, records)
+
+    def counts(made: GenerationResult) -> dict[str, int]:
+        return {"prompts": len(made.names), "tokens": sum(made.n_tokens)}
+
+    loop = PredictLoop(module, lambda: pending, make=batch, name="answers", counts=counts)
+    return run_journaled(trainer, loop, journal, records)

@@ -81,4 +81,7 @@ def _ask(
 
     keys = list(lacking)
     units = [keys[start : start + source.at_once] for start in range(0, len(keys), source.at_once)]
-    run_journaled(trainer, PredictLoop(JudgingModule(load), lambda: units, make=batch), journal, records)
+    loop = PredictLoop(
+        JudgingModule(load), lambda: units, make=batch, name="judging", counts=lambda made: {"questions": len(made[0])}
+    )
+    run_journaled(trainer, loop, journal, records)

@@ -88,5 +88,9 @@ def _predict(
         for text, loss, n_tokens in zip(sums.texts, sums.loss, sums.n_tokens, strict=True):
             yield {"text": text, "loss": loss, "n_tokens": n_tokens}
 
-    loop = PredictLoop(LossModule(chat, intervention), lambda: pending, make=batch)
+    def counts(sums: LossSums) -> dict[str, int]:
+        return {"texts": len(sums.texts), "tokens": sum(sums.n_tokens)}
+
+    module = LossModule(chat, intervention)
+    loop = PredictLoop(module, lambda: pending, make=batch, name="losses", counts=counts)
     return run_journaled(trainer, loop, journal, records)

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 from refusal_lightning.config import DataConfig, EvaluateConfig, ModelConfig, RunsConfig, TrainerConfig
 from refusal_lightning.distributed.launch import distributed_stage
@@ -15,13 +16,16 @@ from refusal_lightning.inputs.prompt_warnings import far_longer
 from refusal_lightning.io.console import is_main_process
 from refusal_lightning.io.files import write_text
 from refusal_lightning.judges.config import JudgeSettings
+from refusal_lightning.loggers.registry import require_loggers
+from refusal_lightning.loggers.stage_log import stage_log
 from refusal_lightning.report.html import render_report
-from refusal_lightning.report.summary import read_summary, terminal_table
+from refusal_lightning.report.summary import Summary, read_summary, terminal_table
 from refusal_lightning.runs.folder import RunFolder
 from refusal_lightning.runs.made_from import working
 from refusal_lightning.stages.evaluate.artifacts import record_of, write_evaluation
 from refusal_lightning.stages.evaluate.evaluation import evaluate_direction
 from refusal_lightning.stages.evaluate.inputs import EvaluationInputs
+from refusal_lightning.stages.evaluate.measured import measured
 
 log = logging.getLogger(__name__)
 
@@ -41,20 +45,26 @@ def evaluate(
     Files that were made from another direction or setting are moved aside.
     """
     started = time.perf_counter()
+    require_loggers(trainer.logger)
     inputs = EvaluationInputs.open(open_model(model, trainer), data, trainer, runs, evaluate, judging)
     log.info(_counts(inputs.sets, evaluate.n_test))
     for line in far_longer(item.prompts for item in inputs.sets):
         log.warning(line)
     run = RunFolder(runs.root, inputs.chat.alias)
     with working(run, "evaluate", inputs.chat.identity, model.name, direction=inputs.selected.digest):
-        result = evaluate_direction(inputs, run.journals)
-        if not result.n_computed:
-            log.info("evaluate: nothing to compute, all answers and losses are there")
-        if is_main_process():
-            write_evaluation(run, result)
-            config = {"model": asdict(model), "data": asdict(data), "evaluate": asdict(evaluate)}
-            run.record_stage("evaluate", {"config": config, **record_of(result)}, time.perf_counter() - started)
-            _report(run)
+        sections: dict[str, Any] = {"model": model, "data": data, "evaluate": evaluate}
+        about = {**sections, "trainer": trainer, "judging": judging}
+        with stage_log(trainer.logger, run.log_place("evaluate"), about) as logged:
+            result = evaluate_direction(inputs, run.journals)
+            if not result.n_computed:
+                log.info("evaluate: nothing to compute, all answers and losses are there")
+            if is_main_process():
+                write_evaluation(run, result)
+                config = {name: asdict(section) for name, section in sections.items()}
+                run.record_stage("evaluate", {"config": config, **record_of(result)}, time.perf_counter() - started)
+                summary = read_summary(run)
+                _report(run, summary)
+                logged.write(measured(summary, result.completions))
 
 
 def _counts(sets: Sequence[EvaluationSet], n_test: int | None) -> str:
@@ -66,9 +76,8 @@ def _counts(sets: Sequence[EvaluationSet], n_test: int | None) -> str:
     return f"evaluate: answers to {counts}" + (f"; evaluate.n_test is {n_test}" if few else "")
 
 
-def _report(run: RunFolder) -> None:
+def _report(run: RunFolder, summary: Summary) -> None:
     """The report, and the table that ends the stage."""
-    summary = read_summary(run)
     write_text(run.report, render_report(summary, run))
     run.bind(run.report)
     log.info("")

@@ -107,4 +107,6 @@ def _predict(candidates: Candidates, places: Sequence[Place], n_tokens: int, run
 
     directions, prompts = torch.from_numpy(candidates.directions), candidates.harmless.token_ids
     module = AnswerKLModule(candidates.chat, directions, prompts, n_tokens, candidates.batch_size)
-    run_journaled(runner.trainer, PredictLoop(module, lambda: list(places)), journal, records)
+    counts = {"prompts": len(prompts)}
+    loop = PredictLoop(module, lambda: list(places), name="answer_kl", counts=lambda _: counts)
+    run_journaled(runner.trainer, loop, journal, records)

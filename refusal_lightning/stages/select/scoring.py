@@ -144,7 +144,9 @@ class ModelScorer:
             given.batch_size,
             work.proven_out,
         )
-        loop = PredictLoop(module, lambda: list(work.tasks))
+        loop = PredictLoop(
+            module, lambda: list(work.tasks), name="scores", counts=lambda made: {"rows": int(made.seen.sum())}
+        )
         self.kept.add(run_journaled(self.runner.trainer, loop, self.kept.journal, _records))
         barrier()  # everybody sees the same scores before the next are chosen
         self.n_computed += work.n_candidates

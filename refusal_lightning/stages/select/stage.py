@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 
 from refusal_lightning.config import (
     CacheConfig,
@@ -22,12 +23,17 @@ from refusal_lightning.doctor.hook_proof import HookProof
 from refusal_lightning.errors import UserError
 from refusal_lightning.inputs.model import open_model
 from refusal_lightning.io.console import is_main_process
+from refusal_lightning.loggers.registry import require_loggers
+from refusal_lightning.loggers.stage_log import StageLog, stage_log
+from refusal_lightning.report.figures.registry import figures_of
+from refusal_lightning.report.figures.scores import ScoredCandidates
 from refusal_lightning.runs.folder import RunFolder
 from refusal_lightning.runs.made_from import working
 from refusal_lightning.stages.select.artifacts import write_selection
 from refusal_lightning.stages.select.direction import select_direction
 from refusal_lightning.stages.select.inputs import SelectionInputs
 from refusal_lightning.stages.select.kept_results import KeptResults
+from refusal_lightning.stages.select.measured import measured
 from refusal_lightning.stages.select.result import describe
 from refusal_lightning.stages.select.runner import Runner
 
@@ -51,13 +57,17 @@ def select(
     run that were made from another direction or setting are moved aside. Raises UserError after the last estimator
     where one chose nothing.
     """
+    require_loggers(trainer.logger)
     inputs = SelectionInputs.open(open_model(model, trainer), data, store, cache, select)
     run = RunFolder(runs.root, inputs.chat.alias)
     run.prepare()
     require_shared_folder(run.path, "runs.root")
     with working(run, "select", inputs.chat.identity, model.name, replace=runs.replace):
         proof = _hook_proof(run, inputs, select)
-        found = [_select_with(estimator, run, inputs, model, select, trainer, proof) for estimator in select.estimators]
+        config = {"model": model, "data": data, "store": store, "trainer": trainer, "cache": cache, "select": select}
+        with stage_log(trainer.logger, run.log_place("select"), config) as logged:
+            job = _Job(run, model, select, trainer, proof, logged)
+            found = [_select_with(estimator, inputs, job) for estimator in select.estimators]
     for error in found:
         if error is not None:
             raise error
@@ -70,26 +80,32 @@ def _hook_proof(run: RunFolder, inputs: SelectionInputs, config: SelectConfig) -
     return HookProof("select", inputs.chat, run.journals, work, *validation)
 
 
-def _select_with(
-    estimator: str,
-    run: RunFolder,
-    inputs: SelectionInputs,
-    model: ModelConfig,
-    config: SelectConfig,
-    trainer: TrainerConfig,
-    proof: HookProof,
-) -> UserError | None:
+@dataclass(frozen=True)
+class _Job:
+    """What the selections of all estimators share."""
+
+    run: RunFolder
+    model: ModelConfig
+    config: SelectConfig
+    trainer: TrainerConfig
+    proof: HookProof
+    logged: StageLog
+
+
+def _select_with(estimator: str, inputs: SelectionInputs, job: _Job) -> UserError | None:
     """One estimator's selection, written to its folder by the first process, which gets the error if it chose none."""
-    started = time.perf_counter()
+    started, run, config = time.perf_counter(), job.run, job.config
     folder = run if estimator == config.estimators[0] else RunFolder(run.estimators, estimator)
     folder.prepare()
     if len(config.estimators) > 1:
         log.info(f"select: {estimator}: {ESTIMATORS[estimator].label}")
-    runner = Runner(trainer, KeptResults(inputs.store, folder.results), folder.journal, proof)
+    runner = Runner(job.trainer, KeptResults(inputs.store, folder.results), folder.journal, job.proof)
     result = select_direction(inputs, estimator, config, runner)
     if not is_main_process():
         return None
-    write_selection(folder, result, model, lambda: time.perf_counter() - started)
+    write_selection(folder, result, job.model, lambda: time.perf_counter() - started)
+    figures = {name: folder.score_plot(name) for name in figures_of(ScoredCandidates)}
+    job.logged.write(measured(result), figures, prefix="" if folder is run else f"{estimator}/")
     for line in describe(result):
         log.info(line)
     if isinstance(result.choice, NoCandidateError):
