@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -62,3 +63,14 @@ def store_files(folder: Path) -> dict[str, bytes]:
     (store,) = folder.glob("*.zarr")
     files = (p for p in sorted(store.rglob("*")) if p.is_file() and "results" not in p.relative_to(store).parts)
     return {str(p.relative_to(store)): p.read_bytes() for p in files}
+
+
+def logged_by_csv(run: Path, stage: str, version: int = 0) -> dict[str, list[tuple[int, float]]]:
+    """(step, value) of everything that the CSV logger has of a job of a stage, by name."""
+    path = run / "logs" / "csv" / stage / f"version_{version}" / "metrics.csv"
+    found: dict[str, list[tuple[int, float]]] = {}
+    for row in csv.DictReader(path.open(newline="", encoding="utf-8")):
+        for name, value in row.items():
+            if name != "step" and value:
+                found.setdefault(name, []).append((int(row["step"]), float(value)))
+    return found

@@ -154,12 +154,12 @@ def empty_module() -> Any:
 def test_csv_is_one_table_and_a_job_has_a_version_of_its_own(place):
     for rate in (0.5, 0.25):
         with stage_log(["csv"], place, {"trainer": CPU}) as logged:
-            logged.write(Measured({"refusal_rate/a": rate}, {"auroc": {2: 0.75}}))
+            logged.write(Measured({"rate/a": rate}, {"auroc": {2: 0.75}}))
     for version, rate in ((0, 0.5), (1, 0.25)):
         folder = place.folder / "csv" / "cache" / f"version_{version}"
         rows = list(csv.DictReader((folder / "metrics.csv").open(newline="")))
         assert [(row["step"], row["auroc"]) for row in rows if row["auroc"]] == [("2", "0.75")]
-        assert [float(row["refusal_rate/a"]) for row in rows if row["refusal_rate/a"]] == [rate]
+        assert [float(row["rate/a"]) for row in rows if row["rate/a"]] == [rate]
         assert yaml.safe_load((folder / "hparams.yaml").read_text())["trainer"]["accelerator"] == "cpu"
 
 

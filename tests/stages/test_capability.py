@@ -21,7 +21,7 @@ from refusal_lightning.interventions import BASELINE, ablation
 from refusal_lightning.models import ChatModel, load_chat_model
 from refusal_lightning.models.weights import Weights
 from refusal_lightning.stages.capability.harness import _metrics, open_tasks, run_tasks
-from runs import write_config, write_data
+from runs import logged_by_csv, write_config, write_data
 
 lm_eval = pytest.importorskip("lm_eval.tasks", reason="needs the extra `capability`")
 from lm_eval.tasks import TaskManager  # noqa: E402
@@ -153,7 +153,8 @@ def test_the_stage(tiny_llama_folder, tasks, tmp_path, capsys, monkeypatch):
     data = write_data(tmp_path / "data", train=6, val=2)
     settings = {"tasks": ["own_task"], "include_path": str(tasks), "limit": 4}
     sizes = {"root": str(data), "n_train": 5, "n_val": 2}
-    config = write_config(tmp_path, tiny_llama_folder, data, data=sizes, capability=settings)
+    logger = {"accelerator": "cpu", "progress_bar": False, "logger": ["csv"]}
+    config = write_config(tmp_path, tiny_llama_folder, data, data=sizes, capability=settings, trainer=logger)
     # The harness's own thousands of tasks take it ten seconds to list, each time; test_mistakes does.
     monkeypatch.setattr(lm_eval, "TaskManager", partial(TaskManager, include_defaults=False))
     assert main(["capability", "--config", config]) == 2
@@ -170,6 +171,12 @@ def test_the_stage(tiny_llama_folder, tasks, tmp_path, capsys, monkeypatch):
         patch.setattr(Weights, "engine", lambda *_: pytest.fail("the model was loaded"))
         assert main(["capability", "--config", config]) == 0
     assert "nothing to compute" in capsys.readouterr().out
+    first, again = (logged_by_csv(folder.parent, "capability", version) for version in (0, 1))
+    for name, scores in made.items():
+        assert (
+            first[f"own_task/acc/{name}"] == again[f"own_task/acc/{name}"] == [(0, scores["tasks"]["own_task"]["acc"])]
+        )
+    assert first["speed/questions_per_s"][0][1] > 0 and "speed/questions_per_s" not in again
     assert main(["capability", "--config", config, "--capability.limit", "2"]) == 0  # other scores, other files
     assert json.loads((folder / "ablation.json").read_text())["samples"] == {"own_task": 2}
     questions = tasks / "own.jsonl"

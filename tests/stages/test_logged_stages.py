@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import socket
@@ -19,7 +18,7 @@ from nodes import ROOT
 from tiny_models import N_LAYERS, N_POSITIONS
 
 from refusal_lightning.cli import main
-from runs import write_config, write_data
+from runs import logged_by_csv, write_config, write_data
 
 STAGES = ("cache", "select", "evaluate", "analyze")
 SECRET = "not-to-be-seen-by-anyone"
@@ -120,14 +119,7 @@ def logged(tmp_path_factory, tiny_llama_folder, data) -> Path:
 
 
 def rows(folder: Path, stage: str, version: int = 0) -> dict[str, list[tuple[int, float]]]:
-    """(step, value) of everything in a metrics.csv, by name."""
-    path = folder / "runs" / "tiny" / "logs" / "csv" / stage / f"version_{version}" / "metrics.csv"
-    found: dict[str, list[tuple[int, float]]] = {}
-    for row in csv.DictReader(path.open(newline="", encoding="utf-8")):
-        for name, value in row.items():
-            if name != "step" and value:
-                found.setdefault(name, []).append((int(row["step"]), float(value)))
-    return found
+    return logged_by_csv(folder / "runs" / "tiny", stage, version)
 
 
 def events(folder: Path, stage: str) -> Any:
@@ -162,8 +154,8 @@ def test_csv_has_what_the_files_of_the_run_have(logged):
         for intervention in ("baseline", "ablation", "actadd"):
             verdicts = read_json(run / "completions" / f"{dataset}_{intervention}_evaluations.json")
             name = f"{dataset}/{intervention}/substring_matching"
-            assert evaluated[f"refusal_rate/{name}"] == [(0, 1 - verdicts["substring_matching_success_rate"])]
-            low, high = (evaluated[f"refusal_rate_{end}/{name}"][0][1] for end in ("low", "high"))
+            assert evaluated[f"rate/{name}"] == [(0, 1 - verdicts["substring_matching_success_rate"])]
+            low, high = (evaluated[f"rate_{end}/{name}"][0][1] for end in ("low", "high"))
             assert [1 - high, 1 - low] == pytest.approx(verdicts["substring_matching_interval"])
             assert evaluated[f"answer_tokens/{dataset}/{intervention}"][0][1] <= 4
     for intervention in ("baseline", "ablation", "actadd"):

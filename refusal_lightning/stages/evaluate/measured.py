@@ -10,18 +10,18 @@ from refusal_lightning.stages.evaluate.completions import Completion
 from refusal_lightning.stages.evaluate.evaluation import Place
 
 
-def measured(summary: Summary, completions: Mapping[Place, Sequence[Completion]]) -> Measured:
-    """A rate for each set, intervention and judge, a loss for each set of texts and intervention."""
+def measured(summary: Summary, answers: Mapping[Place, Sequence[Completion]]) -> Measured:
+    """A rate (``report.summary.Rate``) for each set, intervention and judge; a loss for each set of texts."""
     scalars: dict[str, float | None] = {}
     for rate in summary.rates:
         name = f"{rate.dataset}/{rate.intervention}/{rate.judge}"
         low, high = rate.interval or (None, None)
-        scalars |= {f"refusal_rate/{name}": rate.share, f"refusal_rate_low/{name}": low}
-        scalars[f"refusal_rate_high/{name}"] = high
+        scalars |= {f"rate/{name}": rate.share, f"rate_low/{name}": low}
+        scalars[f"rate_high/{name}"] = high
     for loss in summary.losses:
         name = f"{loss.dataset}/{loss.intervention}"
         scalars |= {f"ce_loss/{name}": loss.ce_loss, f"perplexity/{name}": loss.perplexity}
-    for (dataset, intervention), made in completions.items():
+    for (dataset, intervention), made in answers.items():
         tokens = sum(one.n_tokens for one in made)
         scalars[f"answer_tokens/{dataset}/{intervention}"] = tokens / len(made) if made else None
     return Measured(scalars)

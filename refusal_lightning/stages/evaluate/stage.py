@@ -64,7 +64,7 @@ def evaluate(
                 run.record_stage("evaluate", {"config": config, **record_of(result)}, time.perf_counter() - started)
                 summary = read_summary(run)
                 _report(run, summary)
-                logged.write(measured(summary, result.completions))
+                logged.write(measured(summary, result.answers))
 
 
 def _counts(sets: Sequence[EvaluationSet], n_test: int | None) -> str:
