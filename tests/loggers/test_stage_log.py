@@ -7,14 +7,12 @@ import logging
 import math
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from nodes import ROOT
 
-from refusal_lightning import plugins
 from refusal_lightning.cli import main
 from refusal_lightning.config import ModelConfig, TrainerConfig
 from refusal_lightning.distributed import rate_monitor
@@ -210,16 +208,3 @@ def test_nobody_imports_them_who_did_not_ask():
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_the_example_of_a_logger_of_ones_own(tmp_path, monkeypatch):
-    """The page's plugin is executed; its logger needs a package that is not here."""
-    monkeypatch.setattr(LOGGERS, "_entries", dict(LOGGERS))
-    monkeypatch.setattr(LOGGERS, "_plugins", {})
-    monkeypatch.setattr(plugins, "_loaded", [])
-    page = (ROOT / "docs" / "loggers.md").read_text()
-    (code,) = (block.partition("```")[0] for block in page.split("```python\n")[1:])
-    (tmp_path / "my_loggers.py").write_text(code)
-    plugins.load_plugins([tmp_path / "my_loggers.py"])
-    require_loggers(["mlflow"])
-    assert Path(plugins.record()[0]["name"]).name == "my_loggers.py"  # type: ignore[arg-type]
