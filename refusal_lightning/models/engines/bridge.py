@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from refusal_lightning.errors import UserError
 from refusal_lightning.io.side_effects import no_processors
 from refusal_lightning.io.text import one_line
-from refusal_lightning.models.blocks import BlockFacts, block_facts
+from refusal_lightning.models.blocks import BlockFacts
 from refusal_lightning.models.checkpoint import Checkpoint
+from refusal_lightning.models.engines.facts import block_facts
 from refusal_lightning.models.engines.protocol import HookPairs
 from refusal_lightning.models.qwen1.checkpoint import load_qwen1
 
@@ -77,16 +78,24 @@ def load_bridge(checkpoint: Checkpoint, device: str | torch.device) -> BridgeEng
         bridge = _boot(checkpoint, str(device))
         bridge.requires_grad_(False)
         bridge.eval()
-        facts = block_facts(bridge)
+        engine = bridge_engine(bridge, _input_device(bridge, checkpoint, device))
     except (torch.OutOfMemoryError, UserError):
         raise
     except Exception as error:  # whatever an architecture's code makes of a first pass
         what = f"{type(error).__name__}: " if not isinstance(error, OSError | ValueError) else ""
         raise UserError(f"model {checkpoint.source!r} cannot be loaded: {what}{one_line(error)}") from error
-    if facts.problem is not None:
+    if engine.facts.problem is not None:
         name = type(bridge.original_model).__name__
-        raise UserError(f"{name} cannot be measured here: {facts.problem}; choose another model")
-    return BridgeEngine(bridge, facts, _input_device(bridge, checkpoint, device))
+        raise UserError(f"{name} cannot be measured here: {engine.facts.problem}; choose another model")
+    return engine
+
+
+def bridge_engine(bridge: TransformerBridge, device: torch.device) -> BridgeEngine:
+    """A bridge as an engine, with what small passes say of its blocks (``block_facts``); a problem may refuse it."""
+    if not hasattr(bridge, "blocks"):
+        return BridgeEngine(bridge, BlockFacts((), False, "TransformerLens knows it without a list of blocks"), device)
+    engine = BridgeEngine(bridge, BlockFacts((), False, None), device)
+    return replace(engine, facts=block_facts(engine, bridge.cfg.d_model))
 
 
 def _input_device(bridge: TransformerBridge, checkpoint: Checkpoint, device: str | torch.device) -> torch.device:

@@ -9,8 +9,8 @@ each stands is read off the bridge.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,14 +20,12 @@ from torch import Tensor, nn
 
 from refusal_lightning.models.blocks import STREAM, BlockFacts
 from refusal_lightning.models.engines.bridge import BridgeEngine
+from refusal_lightning.models.engines.places import Place, count_hooks_at, hooks_at
 from refusal_lightning.models.engines.protocol import HookPairs
 
 POINTS = ("resid_pre", "attn_out", "mlp_out")
 """The hook points of a block that interventions act at; where blocks write to the stream unseen, ``STREAM`` too."""
 WRAPPER = "._original_component"
-
-Place = tuple[nn.Module, str]
-"""Where a hook goes: a module, and ``hook_in`` or ``hook_out``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,22 +51,11 @@ class NativeEngine:
     def hook_names(self) -> Collection[str]:
         return self.places.keys()
 
-    @contextmanager
-    def hooks(self, fwd_hooks: HookPairs) -> Iterator[None]:
-        handles = []
-        try:
-            for name, function in fwd_hooks:
-                module, side = self.places[name]
-                register = _before if side == "hook_in" else _after
-                handles.append(register(module, function))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+    def hooks(self, fwd_hooks: HookPairs) -> AbstractContextManager[Any]:
+        return hooks_at(self.places, fwd_hooks)
 
     def count_hooks(self) -> int:
-        modules = {id(module): module for module, _ in self.places.values()}.values()
-        return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules)
+        return count_hooks_at(self.places)
 
     def __call__(
         self,
@@ -126,29 +113,3 @@ def _around_the_weights(original: Any, attention: str) -> Any:
                         raise LookupError(name)
                     kept[name] = found
     return model.eval()
-
-
-def _before(module: nn.Module, function: Callable[[Tensor, Any], Any]) -> Any:
-    """A hook on a module's input, the hidden states, in whichever way they are handed in."""
-
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        given = args[0] if args else kwargs["hidden_states"]
-        changed = function(given, None)
-        if changed is None:
-            return None
-        return ((changed, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": changed})
-
-    return module.register_forward_pre_hook(hook, with_kwargs=True)
-
-
-def _after(module: nn.Module, function: Callable[[Tensor, Any], Any]) -> Any:
-    """A hook on a module's output, or on the first of several."""
-
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        several = isinstance(output, tuple)
-        changed = function(output[0] if several else output, None)
-        if changed is None:
-            return None
-        return (changed, *output[1:]) if several else changed
-
-    return module.register_forward_hook(hook)
