@@ -1,4 +1,4 @@
-"""The command line: `python -m refusal_lightning COMMAND ...`; no logic of its own."""
+"""The command line: `refusal-lightning COMMAND ...`; no logic of its own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from refusal_lightning import __version__
 from refusal_lightning.cli.commands import COMMANDS
 from refusal_lightning.cli.flags import HELP, take_common_flags
+from refusal_lightning.cli.program import program
 from refusal_lightning.errors import UserError
 from refusal_lightning.io.console import messages_to_console, process_name
 from refusal_lightning.io.files import full_disk
@@ -104,7 +105,7 @@ def _overview() -> str:
     lines = [
         f"refusal_lightning {__version__}: the refusal direction of chat models, measured.",
         "",
-        "usage: python -m refusal_lightning COMMAND --config FILE [--section.key VALUE ...]",
+        f"usage: {program()} COMMAND --config FILE [--section.key VALUE ...]",
         "",
         *(f"  {name:<13} {command.help}" for name, command in COMMANDS.items()),
         "",

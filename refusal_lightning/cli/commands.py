@@ -12,12 +12,17 @@ if TYPE_CHECKING:
     import jsonargparse
 
 
+def add_folder(parser: jsonargparse.ArgumentParser) -> None:
+    """The argument of `init`, which may be left out."""
+    parser.add_argument("folder", type=str, nargs="?", default=".", help="Where to write; made if it is not there.")
+
+
 @dataclass(frozen=True)
 class OwnFlags:
-    """Flags of a stage's command that no configuration has."""
+    """Arguments of a command that neither a configuration nor its function's signature gives."""
 
     add: Callable[[jsonargparse.ArgumentParser], None]
-    redirect: Callable[[str, dict[str, Any]], tuple[str, dict[str, Any]]]
+    redirect: Callable[[str, dict[str, Any]], tuple[str, dict[str, Any]]] = lambda target, values: (target, values)
     """From the command's target and all values to what is called instead, and with which arguments."""
 
 
@@ -38,6 +43,11 @@ class Command:
 
 
 COMMANDS = {
+    "init": Command(
+        "write a commented configuration and sample prompts to start from",
+        "refusal_lightning.cli.starter:init",
+        own_flags=OwnFlags(add_folder),
+    ),
     "cache": Command(
         "run the prompts through the model once and keep their activations in the store",
         "refusal_lightning.stages.cache.stage:cache",
@@ -100,5 +110,12 @@ COMMANDS = {
     "store export": Command(
         "write a selection of a store to one safetensors or npz file",
         "refusal_lightning.cli.store_commands:store_export",
+    ),
+    "completion": Command(
+        "print a script by which bash or zsh completes commands, keys and values",
+        "refusal_lightning.cli.completion:completion",
+    ),
+    "schema": Command(
+        "print a JSON schema of the configuration file, for editors", "refusal_lightning.cli.schema:print_schema"
     ),
 }

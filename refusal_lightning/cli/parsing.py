@@ -30,9 +30,11 @@ from refusal_lightning.cli.data_only import (
 )
 from refusal_lightning.cli.flags import HELP
 from refusal_lightning.cli.names import require_registered, unregistered
+from refusal_lightning.cli.program import program
 from refusal_lightning.cli.sections import SECTIONS
 from refusal_lightning.config import SetConfig
 from refusal_lightning.errors import UserError
+from refusal_lightning.io.shipped import configuration, configurations
 from refusal_lightning.io.text import one_line
 
 log = logging.getLogger(__name__)
@@ -49,15 +51,12 @@ def load(target: str) -> Any:
 
 def parse(command: str, argv: Sequence[str]) -> tuple[str, dict[str, Any]]:
     """What a command calls, as `module:name`, and its arguments. Raises UserError for what is not as it should be."""
-    for flag, value in zip(argv, [*argv[1:], ""], strict=False):
-        name = value if flag == "--config" else flag.removeprefix("--config=") if flag.startswith("--config=") else None
-        if name is not None and not Path(name).is_file():
-            raise UserError(f"configuration file {name!r} does not exist; configs/ holds examples")
+    argv = _files_first(argv)
     about = COMMANDS[command]
     require_plain_flags(argv, about.sections)
-    parser = _stage_parser(command, about.sections) if about.sections else _tool_parser(command)
+    parser = parser_of(command)
     try:
-        parsed = parser.parse_args(_files_first(argv), env=False)
+        parsed = parser.parse_args(argv, env=False)
         objects = parser.instantiate(parsed)
         values = {name: value for name, value in objects.items() if name != "config"}
         for name, value in values.items():
@@ -77,8 +76,14 @@ def parse(command: str, argv: Sequence[str]) -> tuple[str, dict[str, Any]]:
         raise UserError(one_line(error)) from error
 
 
+def parser_of(command: str) -> jsonargparse.ArgumentParser:
+    """The parser of one command's arguments."""
+    about = COMMANDS[command]
+    return _stage_parser(command, about.sections) if about.sections else _tool_parser(command)
+
+
 def _files_first(argv: Sequence[str]) -> list[str]:
-    """The arguments with the configuration files before the rest.
+    """The arguments with the configuration files, found, before the rest. Raises UserError for one that is nowhere.
 
     The parser lets the later one win, so that a file given after a key would undo it without a word.
     """
@@ -87,10 +92,24 @@ def _files_first(argv: Sequence[str]) -> list[str]:
     words = iter(argv)
     for word in words:
         if word == "--config":
-            files += [word, *[value for value in (next(words, None),) if value is not None]]
+            files += [word, *[_configuration_file(value) for value in (next(words, None),) if value is not None]]
+        elif word.startswith("--config="):
+            files.append(f"--config={_configuration_file(word.removeprefix('--config='))}")
         else:
-            (files if word.startswith("--config=") else rest).append(word)
+            rest.append(word)
     return files + rest
+
+
+def _configuration_file(name: str) -> str:
+    """A configuration by its file, or by the name of one that travels with the package. Raises UserError."""
+    if Path(name).is_file():
+        return name
+    if (found := configuration(name)) is not None:
+        return str(found)
+    raise UserError(
+        f"configuration file {name!r} does not exist; `init` writes one, and these come with the package: "
+        f"{', '.join(configurations())}"
+    )
 
 
 class _Parser(jsonargparse.ArgumentParser):
@@ -107,13 +126,15 @@ class _Parser(jsonargparse.ArgumentParser):
         except yaml.YAMLError as error:
             raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
         if not isinstance(content, dict):
-            raise UserError(f"{path} holds no `key: …` mapping; see configs/demo.yaml for an example")
+            raise UserError(f"{path} holds no `key: …` mapping; `init` writes an example")
         require_data(content)
         if "config" in content:
             raise UserError(f"{path}: `config` is no key; give several files with --config each")
         require_no_plugins(content, str(path))
         for section in (name for name in SECTIONS if self._sections and name in content):
-            if not isinstance(content[section], dict | None):
+            if content[section] is None:  # all of its keys are commented out
+                del content[section]
+            elif not isinstance(content[section], dict):
                 raise UserError(f"{path}: {section} is {content[section]!r}; it must be a mapping of its keys")
         others = {k: v for k, v in content.items() if self._sections and k in SECTIONS and k not in self._sections}
         if others:
@@ -129,7 +150,7 @@ class _Parser(jsonargparse.ArgumentParser):
 def _new_parser(command: str, sections: Sequence[str] = ()) -> _Parser:
     about = COMMANDS[command].help if command else ""
     return _Parser(
-        prog=f"python -m refusal_lightning {command}".strip(),
+        prog=f"{program()} {command}".strip(),
         description=about[:1].upper() + about[1:] + "." if about else None,
         epilog=" ".join(HELP),
         exit_on_error=False,
@@ -160,6 +181,8 @@ def _tool_parser(command: str) -> _Parser:
     if about.settings:
         parser.add_argument("--config", action="config", help="YAML file with the keys below.")
         parser.add_class_arguments(load(about.settings), None)
+    elif about.own_flags:
+        about.own_flags.add(parser)
     else:
         parser.add_function_arguments(load(about.target), None, as_positional=True)
     return parser

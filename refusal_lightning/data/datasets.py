@@ -12,11 +12,12 @@ from refusal_lightning.data.hub import PREFIX, load_hub, parse_hub
 from refusal_lightning.data.sources import NAMED_SETS, SOURCES
 from refusal_lightning.data.tables import SUFFIXES, Where, is_table, read_table, to_rows
 from refusal_lightning.errors import UserError
+from refusal_lightning.io.shipped import ROOT, SAMPLE, locate
 
 SPLITS = ("train", "val", "test")
 ROLES = ("harmful", "harmless")
 """The places that two sets of prompts take; their labels are the user's words (data.labels)."""
-SAMPLE_ROOT = Path(__file__).parents[2] / "dataset" / "sample"
+SAMPLE_ROOT = ROOT / SAMPLE
 
 _NO_SPLIT = "set data.root to the folder that holds splits/ (`data prepare` makes the paper's)"
 
@@ -53,7 +54,7 @@ def load_dataset_split(
     ``label`` is harmful, harmless or another label, ``split`` is train, val or test; ``root`` holds the folder
     ``splits`` with LABEL_SPLIT.json (or .jsonl, .csv, .parquet, .txt). ``columns`` as in ``load_dataset``.
     """
-    path = _split_file(label, split, root)
+    path = _split_file(label, split, locate(root))
     if path is None:
         raise NoSuchSet(
             f"no split {label}_{split} under {Path(root) / 'splits'}: take harmful or harmless (or a label that has "
@@ -102,13 +103,14 @@ def load_dataset(
     if name.startswith(listed.PREFIX):
         return _taken(listed.load_listed(name), f"dataset {name}", instructions_only, None, where)
     if is_table(name):
-        path = Path(name).expanduser()
+        path = locate(name).expanduser()
         return _from_file(path, instructions_only, f"dataset file {path} does not exist", columns, where)
     label, _, split = name.rpartition("_")
+    root = locate(root)
     if split_file := _split_file(label, split, root):
         missing = f"dataset file {split_file} does not exist; {_NO_SPLIT}"
         return _from_file(split_file, instructions_only, missing, columns, where)
-    path = Path(root) / "processed" / f"{name}.json"
+    path = root / "processed" / f"{name}.json"
     if path.is_file() and path.parent.name == "processed" and "/" not in name:
         return _from_file(path, instructions_only, "", None, where)
     if name in NAMED_SETS:

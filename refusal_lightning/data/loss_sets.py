@@ -12,6 +12,7 @@ from refusal_lightning.data.hub import PREFIX, HubSet, parse_hub
 from refusal_lightning.data.tables import is_table
 from refusal_lightning.data.texts import Text, TextRequest, streamed_texts, texts_from_file
 from refusal_lightning.errors import UserError
+from refusal_lightning.io.shipped import locate
 from refusal_lightning.registry import Registry
 
 PILE = HubSet("monology/pile-uncopyrighted", None, "train")
@@ -56,12 +57,12 @@ def load_texts(
     ``name`` is one of ``LOSS_SETS``, a file (.json, .jsonl, .csv, .parquet, .txt) or
     ``hub:org/name[@revision][:config][:split]``, which is streamed; for the rest see ``TextRequest``. Raises UserError.
     """
-    request = TextRequest(count, Path(root), columns, kept)
+    request = TextRequest(count, locate(root), columns, kept)
     known = {known: one.load for known, one in LOSS_SETS.items() if one.load is not None}
     if name in known:
         return known[name](request)
     if name.startswith(PREFIX):
         return streamed_texts(parse_hub(name), request)
     if is_table(name):
-        return texts_from_file(Path(name).expanduser(), request)
+        return texts_from_file(locate(name).expanduser(), request)
     raise UserError(f"texts {name!r} are neither {' nor '.join(known)}, nor a file, nor hub:org/name:config:split")

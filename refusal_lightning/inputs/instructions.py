@@ -14,6 +14,7 @@ from refusal_lightning.data.datasets import SPLITS, NoSuchSet
 from refusal_lightning.data.listed import is_listed
 from refusal_lightning.data.tables import is_table
 from refusal_lightning.errors import UserError
+from refusal_lightning.io.shipped import locate
 
 
 def rows_of(name: str, data: DataConfig) -> list[dict[str, Any]]:
@@ -43,8 +44,8 @@ def is_at_hand(name: str, data: DataConfig) -> bool:
     given = data.sets.get(name)
     source = given.source if isinstance(given, SetConfig) else given
     if source is not None:
-        return is_listed(source) or (not source.startswith("hub:") and Path(source).is_file())
-    return (Path(data.root) / "splits" / f"{name}.json").is_file()
+        return is_listed(source) or (not source.startswith("hub:") and locate(source).is_file())
+    return (locate(data.root) / "splits" / f"{name}.json").is_file()
 
 
 def plain_name(name: str) -> str:

@@ -270,4 +270,4 @@ def test_without_the_harness(tiny_llama_folder, tmp_path, capsys, monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     assert main(["capability", "--config", write_config(tmp_path, tiny_llama_folder, tmp_path)]) == 2
-    assert "pip install 'refusal_lightning[capability]'" in capsys.readouterr().err
+    assert "pip install 'refusal-lightning[capability]'" in capsys.readouterr().err

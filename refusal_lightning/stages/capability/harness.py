@@ -7,12 +7,12 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from refusal_lightning.config import CapabilityConfig
 from refusal_lightning.errors import UserError
 from refusal_lightning.interventions import Intervention, intervene
+from refusal_lightning.io.shipped import locate
 from refusal_lightning.io.text import one_line
 from refusal_lightning.models import ChatModel
 from refusal_lightning.models.engines.protocol import Engine
@@ -26,13 +26,14 @@ def open_tasks(config: CapabilityConfig) -> Any:
     except ImportError as error:
         raise UserError(
             f"capability needs lm-evaluation-harness ({error.name} is missing): pip install "
-            "'refusal_lightning[capability]'"
+            "'refusal-lightning[capability]'"
         ) from error
-    if config.include_path is not None and not Path(config.include_path).is_dir():
+    folder = None if config.include_path is None else locate(config.include_path)
+    if folder is not None and not folder.is_dir():
         raise UserError(f"capability.include_path: there is no folder {config.include_path!r}")
-    if config.include_path is not None and not config.trust_task_code:
-        require_no_functions(Path(config.include_path))
-    manager = TaskManager(include_path=config.include_path)
+    if folder is not None and not config.trust_task_code:
+        require_no_functions(folder)
+    manager = TaskManager(include_path=None if folder is None else str(folder))
     for task in config.tasks:
         if task not in manager.all_tasks:
             near = difflib.get_close_matches(task, manager.all_tasks, n=1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from refusal_lightning.config import CapabilityConfig, RunsConfig, TrainerConfig
@@ -13,6 +12,7 @@ from refusal_lightning.errors import UserError
 from refusal_lightning.interventions import KeyedIntervention
 from refusal_lightning.interventions.registry import INTERVENTIONS, build_intervention
 from refusal_lightning.io.hashing import digest, file_digest
+from refusal_lightning.io.shipped import locate
 from refusal_lightning.models import ChatModel
 from refusal_lightning.runs.folder import RunFolder, SelectedDirection
 from refusal_lightning.stages.capability.harness import open_tasks
@@ -70,6 +70,6 @@ class CapabilityInputs:
 
 def _own_files(config: CapabilityConfig) -> str:
     """A digest of the user's task files, so that other questions are asked anew."""
-    folder = None if config.include_path is None else Path(config.include_path)
+    folder = None if config.include_path is None else locate(config.include_path)
     files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder else []
     return digest([[str(path.relative_to(folder)), file_digest(path)] for path in files])  # type: ignore[arg-type]

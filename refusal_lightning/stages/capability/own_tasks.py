@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from refusal_lightning.errors import UserError
+from refusal_lightning.io.shipped import locate
 from refusal_lightning.io.side_effects import replaced
 
 _TRUST = "read it, then give --capability.trust_task_code true"
@@ -41,11 +43,13 @@ def require_no_functions(folder: Path) -> None:
 
 @contextmanager
 def alone(trust: bool) -> Iterator[None]:
-    """The harness starts no program; and unless trusted to, it loads no metric from the Hub and renders in a sandbox.
+    """The harness starts no program, and finds shipped files; unless trusted to, it loads no metric from the Hub and
+    renders in a sandbox.
 
     A metric that it does not have it would fetch as code and run, and its templates can reach all of Python; for its
     log it calls git and asks the machine for hardware and packages. Raises UserError where a task wants such a metric.
     """
+    import datasets
     import evaluate
     import lm_eval.evaluator
     import lm_eval.utils
@@ -60,6 +64,7 @@ def alone(trust: bool) -> Iterator[None]:
     changes: list[tuple[Any, str, Any]] = [
         (lm_eval.evaluator, "get_git_commit_hash", lambda: None),
         (lm_eval.evaluator, "add_env_info", lambda _: None),
+        (datasets, "load_dataset", partial(_load_located, datasets.load_dataset)),
     ]
     if not trust:
         open_env = lm_eval.utils.env
@@ -74,6 +79,19 @@ def alone(trust: bool) -> Iterator[None]:
                 raise
     if wanted:
         raise UserError(f"capability.tasks: the metric {wanted[0]!r} is code that would come from the Hub: {_TRUST}")
+
+
+def _load_located(load: Callable[..., Any], *args: Any, data_files: Any = None, **kwargs: Any) -> Any:
+    """A dataset whose files, a name or a list of them or a mapping of such, may be shipped ones."""
+    return load(*args, data_files=_located(data_files), **kwargs)
+
+
+def _located(files: Any) -> Any:
+    if isinstance(files, dict):
+        return {split: _located(one) for split, one in files.items()}
+    if isinstance(files, list):
+        return [_located(one) for one in files]
+    return str(locate(files)) if isinstance(files, str) else files
 
 
 def _scalars(node: Any) -> Iterator[tuple[str, Any]]:

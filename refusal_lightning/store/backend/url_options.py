@@ -44,7 +44,7 @@ def open_bucket(url: str, options: Mapping[str, Any]) -> tuple[ObjectStore, str]
         import obstore.exceptions
     except ImportError as error:
         raise UserError(
-            f"{scheme}:// stores need a package that is not installed: pip install 'refusal_lightning[s3]'"
+            f"{scheme}:// stores need a package that is not installed: pip install 'refusal-lightning[s3]'"
         ) from error
     try:
         return SCHEMES[scheme](bucket, dict(options)), prefix.strip("/")
