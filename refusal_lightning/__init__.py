@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 from refusal_lightning.io import side_effects
 
 if TYPE_CHECKING:  # for editors and type checkers: a line for each entry of _WHERE
+    from refusal_lightning.api.acting import ablate as ablate
+    from refusal_lightning.api.acting import add as add
+    from refusal_lightning.api.acting import intervene as intervene
     from refusal_lightning.api.caching import Cached as Cached
     from refusal_lightning.api.caching import cache as cache
     from refusal_lightning.api.evaluating import evaluate as evaluate
@@ -46,9 +49,12 @@ _WHERE = {
     "Run": "refusal_lightning.api.run:Run",
     "SelectionResult": "refusal_lightning.stages.select.result:SelectionResult",
     "UserError": "refusal_lightning.errors:UserError",
+    "ablate": "refusal_lightning.api.acting:ablate",
+    "add": "refusal_lightning.api.acting:add",
     "analyze": "refusal_lightning.api.selecting:analyze",
     "cache": "refusal_lightning.api.caching:cache",
     "evaluate": "refusal_lightning.api.evaluating:evaluate",
+    "intervene": "refusal_lightning.api.acting:intervene",
     "load_model": "refusal_lightning.api.model:load_model",
     "load_plugins": "refusal_lightning.plugins:load_plugins",
     "open_run": "refusal_lightning.api.run:open_run",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -46,6 +47,39 @@ def test_answers_under_what_is_active(model):
     assert model.active == []
     assert len({tuple(plain), tuple(ablated), tuple(both)}) == 3
     assert model.generate(ASKED, 8) == plain
+
+
+def test_interventions_by_their_names(model):
+    """``rl.ablate`` and the like, against the interventions of `evaluate`."""
+    direction = rl.Direction(VECTOR, 2, -1, model.n_layers, model.name, model.identity)
+    adding = KeyedIntervention(addition(VECTOR, 2, -1.0))
+    for acts, expected in (
+        ([rl.ablate(model, direction)], [KeyedIntervention(ablation(VECTOR))]),
+        ([rl.add(model, direction, coefficient=-1.0)], [adding]),
+        ([rl.intervene(model, "actadd", direction)], [adding]),
+        (
+            [rl.add(model, VECTOR, layer=2, coefficient=-1), rl.ablate(model, VECTOR)],
+            [adding, KeyedIntervention(ablation(VECTOR))],
+        ),
+    ):
+        with ExitStack() as stack:
+            for each in expected:
+                stack.enter_context(model.under(each))
+            answers = model.generate(ASKED, 8)
+        with ExitStack() as stack:
+            for act in acts:
+                stack.enter_context(act)
+            assert model.generate(ASKED, 8) == answers
+        assert model.active == [] and answers != model.generate(ASKED, 8)
+
+
+def test_a_direction_of_other_weights_is_refused(model):
+    other = {**model.identity, "model": {"weights_sha256": "0" * 64}}
+    direction = rl.Direction(VECTOR, 2, -1, model.n_layers, "another", other)
+    with pytest.raises(rl.UserError, match="the direction was made for another"), rl.ablate(model, direction):
+        pass
+    with rl.ablate(model, direction.moved_to(model)):
+        assert len(model.active) == 1
 
 
 def test_what_is_active_leaves_in_any_order_and_after_an_exception(model):
