@@ -30,10 +30,8 @@ $(STAMP): pyproject.toml constraints.txt scripts/install_torch.py
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	@touch $@
 
-demo: install  ## Cache, select and evaluate on the demo model
-	$(RUN) cache --config $(DEMO)
-	$(RUN) select --config $(DEMO)
-	$(RUN) evaluate --config $(DEMO)
+demo: install  ## Run all stages on the demo model
+	$(RUN) run --config $(DEMO)
 
 # Two processes of one thread each: on two cores twice as fast as one process of two. Files keep their order: by the number
 # of tests, the longest test would begin last, alone.

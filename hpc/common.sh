@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the job scripts share: the environment, one stage after the other, and what happens when SLURM takes the node back.
+# What the job scripts share: the environment, the stages, and what happens when SLURM takes the node back.
 # Settings are variables with defaults; README.md in this folder explains them.
 set -euo pipefail
 
@@ -57,15 +57,16 @@ heeding() {
   return "$status"
 }
 
-stage() {
-  local tasks=() given=()
-  case $1 in
-    analyze) tasks=(--nodes=1 --ntasks=1) given=(${store[@]+"${store[@]}"}) ;; # a single process, without the model
-    doctor | evaluate) given=("${trainer[@]}") ;;                              # without the store
-    *) given=("${trainer[@]}" ${store[@]+"${store[@]}"}) ;;
-  esac
+# The doctor, or stages that are run one after the other by the same processes, which keep the model.
+step() {
+  local command=(run --stages "$@") tasks=() given=()
   # `[@]+`: to bash before 4.4, an empty array is an unset variable.
-  heeding srun --kill-on-bad-exit=1 ${tasks[@]+"${tasks[@]}"} "${python[@]}" -m refusal_lightning "$1" \
+  case " $* " in
+    *" doctor "*) command=(doctor) given=("${trainer[@]}") ;;
+    *" cache "* | *" select "* | *" evaluate "*) given=("${trainer[@]}" ${store[@]+"${store[@]}"}) ;;
+    *) tasks=(--nodes=1 --ntasks=1) given=(${store[@]+"${store[@]}"}) ;; # a single process
+  esac
+  heeding srun --kill-on-bad-exit=1 ${tasks[@]+"${tasks[@]}"} "${python[@]}" -m refusal_lightning "${command[@]}" \
     --config "$RL_CONFIG" ${given[@]+"${given[@]}"} ${RL_ARGS[@]+"${RL_ARGS[@]}"}
 }
 
@@ -105,16 +106,26 @@ bring_back() {
   exit "$status"
 }
 
-# One stage after the other, as long as they succeed and there is time.
+step_and_back() {
+  local status=0
+  if [ -n "$noticed" ]; then return 143; fi
+  step "$@" || status=$?
+  if [ -n "$RL_LOCAL" ]; then bring_back; fi
+  return "$status"
+}
+
+# The doctor, then all stages in one step. From a node's own disk each stage is a step, and what it has written goes back.
 all_stages() {
-  local name status=0
+  local name together=()
   if [ -n "$RL_LOCAL" ]; then use_own_disk || return; fi
   for name in $RL_STAGES; do
-    if [ -n "$noticed" ]; then return 143; fi
-    stage "$name" || status=$?
-    if [ -n "$RL_LOCAL" ]; then bring_back; fi
-    if [ "$status" -ne 0 ]; then return "$status"; fi
+    if [ "$name" = doctor ] || [ -n "$RL_LOCAL" ]; then
+      step_and_back "$name" || return
+    else
+      together+=("$name")
+    fi
   done
+  if [ "${#together[@]}" -gt 0 ]; then step_and_back "${together[@]}"; fi
 }
 
 run_stages() {

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from refusal_lightning.cli import from_scores
+from refusal_lightning.cli import from_scores, run_folder, run_stages
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -48,6 +48,24 @@ COMMANDS = {
         "refusal_lightning.cli.starter:init",
         own_flags=OwnFlags(add_folder),
     ),
+    "run": Command(
+        "run all stages in one process, with the model loaded once",
+        "refusal_lightning.pipeline.run:run",
+        (
+            "model",
+            "data",
+            "store",
+            "trainer",
+            "runs",
+            "cache",
+            "select",
+            "evaluate",
+            "judging",
+            "capability",
+            "analyze",
+        ),
+        own_flags=OwnFlags(run_stages.add_flags, run_stages.redirect),
+    ),
     "cache": Command(
         "run the prompts through the model once and keep their activations in the store",
         "refusal_lightning.stages.cache.stage:cache",
@@ -73,6 +91,12 @@ COMMANDS = {
         "run tasks of lm-evaluation-harness on the intervened model",
         "refusal_lightning.stages.capability.stage:capability",
         ("model", "trainer", "runs", "capability"),
+    ),
+    "report": Command(
+        "write a run's report.html again, without the model and the store",
+        "refusal_lightning.stages.report:report",
+        ("model", "runs"),
+        own_flags=OwnFlags(run_folder.add_flags, run_folder.redirect),
     ),
     "doctor": Command(
         "check the model, its template and its tokens before any number is reported",

@@ -41,34 +41,41 @@ Result = TypeVar("Result")
 
 
 def distributed_stage(stage: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """A stage that may run in several processes, as its argument ``trainer`` says.
-
-    They meet before anything else, with the versions of their packages, their plugins and their configuration; a
-    difference is a UserError that names it. From then on, a process that ends before its work is done takes the others
-    down.
-    """
+    """A stage that may run in several processes, as its argument ``trainer`` says (see ``launched``)."""
 
     @functools.wraps(stage)
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        state.requested = False
-        given: dict[str, Any] = inspect.signature(stage).bind(*args, **kwargs).arguments
-        trainer: TrainerConfig = given["trainer"]
-        sections = {name: asdict(value) for name, value in given.items() if is_dataclass(value)}  # type: ignore[arg-type]
-        facts = {**_flat(sections), **package_versions(), "plugins": plugins.in_short()}
-        alone = trainer.devices in (1, "1") and trainer.num_nodes == 1
-        try:
-            with nullcontext() if alone else _launched(trainer, given["model"].device_map is not None, facts):
-                return stage(*args, **kwargs)
-        except SystemExit as end:
-            if end.code == EXIT_TERMINATED:
-                log.info("stopped before the work was done, as asked; the same command continues")
-            raise
+        with launched(inspect.signature(stage).bind(*args, **kwargs).arguments):
+            return stage(*args, **kwargs)
 
     return run
 
 
 @contextmanager
-def _launched(trainer: TrainerConfig, spread: bool, facts: Mapping[str, object]) -> Iterator[None]:
+def launched(given: Mapping[str, Any]) -> Iterator[None]:
+    """The processes of a run, as its ``trainer`` says, until the work in the body is done.
+
+    ``given`` is what was asked for: sections of the configuration by their names, ``trainer`` and ``model`` among them,
+    and whatever else must be the same for all. The processes
+    meet before anything else, with the versions of their packages, their plugins and their configuration; a difference
+    is a UserError that names it. From then on, a process that ends before its work is done takes the others down.
+    """
+    state.requested = False
+    trainer: TrainerConfig = given["trainer"]
+    asked = {name: asdict(value) if is_dataclass(value) else value for name, value in given.items()}  # type: ignore[arg-type]
+    facts = {**_flat(asked), **package_versions(), "plugins": plugins.in_short()}
+    alone = trainer.devices in (1, "1") and trainer.num_nodes == 1
+    try:
+        with nullcontext() if alone else _together(trainer, given["model"].device_map is not None, facts):
+            yield
+    except SystemExit as end:
+        if end.code == EXIT_TERMINATED:
+            log.info("stopped before the work was done, as asked; the same command continues")
+        raise
+
+
+@contextmanager
+def _together(trainer: TrainerConfig, spread: bool, facts: Mapping[str, object]) -> Iterator[None]:
     """All processes of the run, from when they have met until their work is done."""
     from refusal_lightning.distributed.trainer import launch_processes  # Lightning takes seconds to import
 

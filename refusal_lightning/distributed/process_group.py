@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,24 @@ def barrier() -> None:
     with defer_shutdown():
         state.agreed = any_rank_stops(shutdown_requested())
     if state.agreed:
+        raise SystemExit(EXIT_TERMINATED)
+
+
+def leave_process_group() -> None:
+    """Go on alone: from here on this process is one by itself, and waits for no other. Nothing where it was alone."""
+    if is_distributed():
+        import torch
+
+        torch.distributed.destroy_process_group()
+
+
+def stop_if_requested() -> None:
+    """End here with status ``EXIT_TERMINATED`` if this process, or any other of the run, was told to stop.
+
+    Every process of the run must call this, when it has nothing at hand.
+    """
+    barrier()
+    if shutdown_requested():
         raise SystemExit(EXIT_TERMINATED)
 
 
@@ -93,8 +112,9 @@ def wait_until_visible(own: Mapping[Path, int]) -> None:
     """
     gathered = gather_objects((socket.gethostname(), {str(path): size for path, size in own.items()}))
     deadline = time.monotonic() + FILE_VISIBLE_S
+    seen: set[tuple[str, int]] = set()
     for rank, (node, files) in enumerate(gathered):
-        for path, size in files.items():
+        for path, size in files.items() - seen:
             while not _has(path, size):
                 if time.monotonic() > deadline:
                     raise UserError(
@@ -102,6 +122,25 @@ def wait_until_visible(own: Mapping[Path, int]) -> None:
                         "of a run need a shared folder there"
                     )
                 time.sleep(0.2)
+        seen |= files.items()
+
+
+def wait_for_folder(folder: Path) -> None:
+    """Until every process of the run sees each file below a folder that any of them sees.
+
+    For what one process has written and all read next, without a start of processes between. Hidden files and partial
+    ones do not count. Raises UserError.
+    """
+    if not is_distributed():
+        return
+    found: dict[Path, int] = {}
+    for path in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not hidden and path.suffix != ".partial":
+            with suppress(FileNotFoundError):
+                if path.is_file():
+                    found[path] = path.stat().st_size
+    wait_until_visible(found)
 
 
 def require_shared_folder(folder: str | Path, key: str, unless: Callable[[], bool] = lambda: False) -> None:

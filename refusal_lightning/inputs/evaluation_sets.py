@@ -37,25 +37,37 @@ def evaluation_sets(chat: ChatModel, data: DataConfig, config: EvaluateConfig) -
     except UserError:
         drawn = None
     sets: list[EvaluationSet] = []
-    first, second = (f"{label}_test" for label in data.labels)
-    chosen = (
-        ("harmful", [first] if config.harmful is None else config.harmful),
-        ("harmless", [second] if config.harmless is None else config.harmless),
-    )
-    for role, names in chosen:
+    for role, names in _chosen(data, config).items():
         for name in names:
+            file_name = plain_name(name)
             rows: Sequence[dict[str, Any]] = rows_of(name, data)
             whole = [row["instruction"] for row in rows]
             if role == "harmless" and config.n_test is not None and config.n_test < len(rows):
                 rows = (drawn or draw(data)).rng.sample(list(rows), config.n_test)
-            file_name = plain_name(name)
-            if any(item.prompts.name == file_name for item in sets):
-                raise UserError(
-                    f"evaluate: two sets would both be written as {file_name}; give one another name in data.sets"
-                )
             known = drawn and also_drawn(name, [row["instruction"] for row in rows], drawn_by_name(data, drawn))
             if known:
                 log.warning(f"{known}; what is measured on them is no test")
             prompts = prompt_set(file_name, [row["instruction"] for row in rows], chat, whole)
             sets.append(EvaluationSet(role, prompts, [row["category"] for row in rows]))
     return sets
+
+
+def require_sets(data: DataConfig, config: EvaluateConfig) -> None:
+    """Raise UserError where prompts that are to be answered cannot be read; no model is needed."""
+    for names in _chosen(data, config).values():
+        for name in names:
+            rows_of(name, data)
+
+
+def _chosen(data: DataConfig, config: EvaluateConfig) -> dict[str, list[str]]:
+    """The names of the sets by the role that their prompts have. Raises UserError where two would share their files."""
+    first, second = (f"{label}_test" for label in data.labels)
+    chosen = {
+        "harmful": [first] if config.harmful is None else config.harmful,
+        "harmless": [second] if config.harmless is None else config.harmless,
+    }
+    names = [plain_name(name) for some in chosen.values() for name in some]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"evaluate: two sets would both be written as {name}; give one another name in data.sets")
+    return chosen

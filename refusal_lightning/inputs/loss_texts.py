@@ -24,7 +24,15 @@ class ScoredText(NamedTuple):
 
 def read_loss_sets(chat: ChatModel, data: DataConfig, config: EvaluateConfig) -> dict[str, list[ScoredText]]:
     """The configured sets by their keys in the results, but for the baseline's own completions. Raises UserError."""
-    sets: dict[str, list[ScoredText]] = {}
+    return {
+        key: [scored_text(chat, text, config.loss_max_tokens, config.loss_mask) for text in texts]
+        for key, texts in loss_texts(data, config).items()
+    }
+
+
+def loss_texts(data: DataConfig, config: EvaluateConfig) -> dict[str, list[Text]]:
+    """The texts of these sets, without a model. Raises UserError."""
+    sets: dict[str, list[Text]] = {}
     for name in config.losses:
         key = plain_name(name)
         if key in sets:
@@ -36,8 +44,7 @@ def read_loss_sets(chat: ChatModel, data: DataConfig, config: EvaluateConfig) ->
             raise UserError(f"data.sets.{name}.where: sets of evaluate.losses are taken whole; leave it out")
         count = config.loss_batch_size * config.loss_n_batches
         kept = cache_folder() / "texts"
-        texts = load_texts(own.source, count, data.root, columns=own.columns, kept=kept)
-        sets[key] = [scored_text(chat, text, config.loss_max_tokens, config.loss_mask) for text in texts]
+        sets[key] = load_texts(own.source, count, data.root, columns=own.columns, kept=kept)
     return sets
 
 

@@ -30,9 +30,14 @@ def models_kept() -> Iterator[None]:
     try:
         yield
     finally:
+        release_models()
         _kept.reset(token)
-        for chat in kept.values():
-            chat.release()
+
+
+def release_models() -> None:
+    """Let go of the weights of all models that are kept; they are loaded again when they are next asked for."""
+    for chat in (_kept.get() or {}).values():
+        chat.release()
 
 
 def open_model(config: ModelConfig, trainer: TrainerConfig | None = None) -> ChatModel:

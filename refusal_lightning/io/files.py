@@ -26,6 +26,15 @@ def writable_folder(path: str | Path, key: str) -> Path:
     return folder
 
 
+def require_writable(path: str | Path, key: str) -> None:
+    """Raise UserError where a folder is not there and could not be made, or is not to be written; makes nothing."""
+    folder = Path(path)
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    wrong = errno.EACCES if there.is_dir() else errno.ENOTDIR
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{key}: cannot write in {str(path)!r}: {os.strerror(wrong)}")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text. A lone surrogate, which UTF-8 cannot hold, is spelled out as JSON does: a result is written."""
     write_bytes(path, text.encode(errors="backslashreplace"))

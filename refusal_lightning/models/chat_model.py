@@ -143,7 +143,7 @@ def load_chat_model(
     checkpoint = Checkpoint(source, dtype, tokenizer, commit, trust_remote_code, device_map, offload_folder, qwen1)
     return ChatModel(
         name=name,
-        alias=alias or _alias(name),
+        alias=alias_of(name, alias),
         tokenizer=tokenizer,
         template=template,
         eoi_ids=eoi_ids,
@@ -201,8 +201,11 @@ def _stop_ids(
     return sorted({*end_ids, *more})
 
 
-def _alias(name: str) -> str:
-    """The last part of a model's name, as the name of a folder. Raises UserError where it has none, as `/`."""
+def alias_of(name: str, alias: str | None = None) -> str:
+    """The name of a model's folders: the alias, else the last part of its name. Raises UserError where it has none, as
+    `/`."""
+    if alias:
+        return alias
     last = Path(name).name
     if last in ("", "..", "~") and Path(name).expanduser().is_dir():  # `.`, `..`, `~` and such
         last = Path(name).expanduser().resolve().name

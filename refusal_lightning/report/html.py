@@ -12,10 +12,11 @@ import jinja2
 from refusal_lightning.data.labels import Labels
 from refusal_lightning.data.loss_sets import LOSS_SETS
 from refusal_lightning.interventions.registry import in_columns, label_of
+from refusal_lightning.io.files import write_text
 from refusal_lightning.io.hashing import file_digest
 from refusal_lightning.report.figures.registry import figures_of
 from refusal_lightning.report.figures.scores import ScoredCandidates
-from refusal_lightning.report.summary import Summary
+from refusal_lightning.report.summary import Summary, read_summary
 from refusal_lightning.runs.folder import RunFolder
 
 _TEMPLATE = """<!doctype html>
@@ -118,6 +119,14 @@ def render_report(summary: Summary, run: RunFolder) -> str:
             {k: v for k, v in summary.record.items() if k not in ("timings", "files")}, indent=2, ensure_ascii=False
         ),
     )
+
+
+def write_report(run: RunFolder) -> Summary:
+    """Write a run's report from what its folder holds, and note in run.json what is in it; returns what it shows."""
+    summary = read_summary(run)
+    write_text(run.report, render_report(summary, run))
+    run.bind(run.report)
+    return summary
 
 
 def _is_bound(summary: Summary, run: RunFolder, path: Path) -> bool:

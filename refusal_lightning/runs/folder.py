@@ -213,7 +213,9 @@ class RunFolder:
     def bind(self, path: Path) -> None:
         """Note the content of a file that a stage wrote after its entry, from which it is made."""
         with self.updating() as record:
-            record["files"][str(path.relative_to(self.path))]["sha256"] = file_digest(path)
+            about = record.get("files", {}).get(str(path.relative_to(self.path)))
+            if about is not None:  # runs of earlier versions tell nothing of their files
+                about["sha256"] = file_digest(path)
 
     def load_direction(self) -> SelectedDirection:
         """The selected direction. Raises UserError, also where what lies here is not the one that `select` chose."""

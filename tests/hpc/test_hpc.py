@@ -38,16 +38,16 @@ class Job:
     """A job in a folder of its own; what stands for SLURM's commands is shell code."""
 
     def __init__(self, folder: Path, srun: str = "true", python: str = "", **variables: str) -> None:
-        """``srun`` runs for a stage, whose name is $STAGE and number $COUNT; ``python`` before the package does."""
+        """``srun`` runs for a step, whose command is $STEP and number $COUNT; ``python`` before the package does."""
         self.home, bin_folder = folder, folder / "bin"
         bin_folder.mkdir(parents=True)
-        count = 'COUNT=$(($(wc -l <"$RL_HOME/stages") + 1))'
-        name = 'while [ "$1" != refusal_lightning ]; do shift; done; STAGE=$2'
-        self._script("bin/srun", f'WORDS=$*\n{count}\n{name}\necho "$WORDS" >>"$RL_HOME/stages"\n{srun}')
+        count = 'COUNT=$(($(wc -l <"$RL_HOME/steps") + 1))'
+        name = 'while [ "$1" != refusal_lightning ]; do shift; done; STEP=$2'
+        self._script("bin/srun", f'WORDS=$*\n{count}\n{name}\necho "$WORDS" >>"$RL_HOME/steps"\n{srun}')
         self._script("bin/scontrol", 'echo "$*" >>"$RL_HOME/scontrol"')
         (folder / "environment" / "bin").mkdir(parents=True)
         self._script("environment/bin/python", f'{python}\nexec {sys.executable} "$@"')
-        (folder / "stages").touch()
+        (folder / "steps").touch()
         (folder / "adds.py").write_text(ADDS)
         bare = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "RL_"))}
         self.variables = {
@@ -72,9 +72,9 @@ class Job:
         return subprocess.run(command, env=self.variables, capture_output=True, text=True, timeout=120, cwd=self.home)
 
     @property
-    def stages(self) -> list[str]:
-        """What srun was called with, stage by stage."""
-        return (self.home / "stages").read_text().splitlines()
+    def steps(self) -> list[str]:
+        """What srun was called with, step by step."""
+        return (self.home / "steps").read_text().splitlines()
 
     @property
     def requeued(self) -> bool:
@@ -83,52 +83,59 @@ class Job:
 
 def test_all_stages_and_their_arguments(tmp_path):
     """Words of all lines of RL_ARGS; no store, no argument and one task more are nothing to stumble over."""
-    job = Job(tmp_path / "1", RL_STAGES="cache evaluate analyze", RL_ARGS="--model.name a/b\n\t--data.n_val  4\n")
+    stages = "doctor cache evaluate analyze"
+    job = Job(tmp_path / "1", RL_STAGES=stages, RL_ARGS="--model.name a/b\n\t--data.n_val  4\n", RL_STORE="s3://b/s/")
     done = job.run()
     assert done.returncode == 0, done.stderr
     assert not job.requeued
-    added = "--config configs/demo.yaml{} --model.name a/b --data.n_val 4"
     trainer = " --trainer.num_nodes 1 --trainer.devices 1 --trainer.strategy auto --trainer.progress_bar false"
-    for words, given in zip(job.stages, (trainer, trainer, ""), strict=True):
-        assert words.endswith(added.format(given))
-    bare = Job(tmp_path / "2", RL_STAGES="analyze")
+    more = "--model.name a/b --data.n_val 4"
+    doctor, run = job.steps
+    assert doctor.endswith(f"-m refusal_lightning doctor --config configs/demo.yaml{trainer} {more}")
+    assert run.endswith(
+        "-m refusal_lightning run --stages cache evaluate analyze --config configs/demo.yaml"
+        f"{trainer} --store.root s3://b/s/ {more}"
+    )
+    bare = Job(tmp_path / "2", RL_STAGES="analyze report")
     done = bare.run()
     assert done.returncode == 0, done.stderr
-    assert bare.stages[0].endswith("-m refusal_lightning analyze --config configs/demo.yaml")
+    (words,) = bare.steps
+    assert "--nodes=1 --ntasks=1" in words
+    assert words.endswith("-m refusal_lightning run --stages analyze report --config configs/demo.yaml")
 
 
 @pytest.mark.parametrize(
-    ("srun", "requeued", "status", "stages"),
+    ("srun", "requeued", "status", "steps"),
     [
-        (f"[ $STAGE != cache ] || {{ {NOTICE}; exit 143; }}", True, 0, 1),
-        (f"[ $STAGE != select ] || {{ {NOTICE}; sleep 0.2; }}", True, 0, 2),
-        (f"[ $STAGE != cache ] || {{ {NOTICE}; sleep 0.2; exit 2; }}", False, 2, 1),
-        (f"[ $STAGE != evaluate ] || {{ {NOTICE}; sleep 0.2; }}", False, 0, 3),
-        (f"[ $STAGE != cache ] || {{ {NOTICE}; sleep 0.2; exit 1; }}", True, 0, 1),
+        (f"[ $STEP != run ] || {{ {NOTICE}; exit 143; }}", True, 0, 2),
+        (f"[ $STEP != doctor ] || {{ {NOTICE}; sleep 0.2; }}", True, 0, 1),
+        (f"[ $STEP != run ] || {{ {NOTICE}; sleep 0.2; exit 2; }}", False, 2, 2),
+        (f"[ $STEP != run ] || {{ {NOTICE}; sleep 0.2; }}", False, 0, 2),
+        (f"[ $STEP != run ] || {{ {NOTICE}; sleep 0.2; exit 1; }}", True, 0, 2),
         ("exit 2", False, 2, 1),
         ("exit 1", False, 1, 1),
     ],
     ids=["stopped", "between", "mistake", "done", "error", "mistake, no notice", "error, no notice"],
 )
-def test_who_is_requeued(tmp_path, srun, requeued, status, stages):
+def test_who_is_requeued(tmp_path, srun, requeued, status, steps):
     """After a notice: whatever has work left, but neither what is done nor a mistake, which a restart would repeat."""
-    job = Job(tmp_path / "1", srun)
+    job = Job(tmp_path / "1", srun, RL_STAGES="doctor cache select evaluate")
     done = job.run()
-    assert (job.requeued, done.returncode, len(job.stages)) == (requeued, status, stages), done.stdout
+    assert (job.requeued, done.returncode, len(job.steps)) == (requeued, status, steps), done.stdout
 
 
-def test_a_notice_reaches_the_stage_that_has_only_just_begun(tmp_path):
+def test_a_notice_reaches_the_step_that_has_only_just_begun(tmp_path):
     job = Job(tmp_path / "1", "trap 'exit 143' USR1\n" + NOTICE + "\nwhile :; do sleep 0.05; done")
     job.run()
-    assert job.requeued and len(job.stages) == 1
+    assert job.requeued and len(job.steps) == 1
 
 
 def test_a_notice_during_the_first_copy_is_heeded(tmp_path):
-    """No stage is begun that nobody would tell to stop."""
+    """No step is begun that nobody would tell to stop."""
     job = Job(tmp_path / "1", "true", f"{NOTICE}; exec sleep 20", RL_STORE="shared", RL_LOCAL=str(tmp_path / "own"))
     (job.home / "shared").mkdir()
     done = job.run()
-    assert job.stages == [] and job.requeued and done.returncode == 0, done.stdout
+    assert job.steps == [] and job.requeued and done.returncode == 0, done.stdout
 
 
 def prompts(store: Path) -> set[int]:
@@ -167,6 +174,18 @@ def test_the_store_comes_back(tmp_path):
     assert not list(shared.glob("**/*.lock")) and not list(shared.glob("**/*.partial"))
 
 
+def test_from_a_disk_of_its_own_each_stage_comes_back(tmp_path):
+    """So that a job that ends without notice loses one stage at most."""
+    shared, seen = tmp_path / "shared", tmp_path / "seen"
+    look = f'ls "{shared}" >>{seen}.$COUNT 2>/dev/null; [ $COUNT != 2 ] || exit 1'
+    job = Job(tmp_path / "1", adding(0, 10, before=look), RL_STORE=str(shared), RL_LOCAL=str(tmp_path / "own"))
+    done = job.run()
+    assert done.returncode == 1
+    cache, select = job.steps
+    assert "run --stages cache --config" in cache and "run --stages select --config" in select
+    assert (tmp_path / "seen.1").read_text() == "" and (tmp_path / "seen.2").read_text() == "s.zarr\n"
+
+
 def test_two_jobs_on_one_store_are_not_mixed(tmp_path):
     """The one that comes back last is told so, and keeps what it computed beside the shared store."""
     shared, common = tmp_path / "shared", {"RL_STORE": str(tmp_path / "shared"), "RL_STAGES": "cache"}
@@ -197,7 +216,8 @@ def test_an_array_takes_the_words_of_its_line(tmp_path):
     job.variables |= {"SLURM_ARRAY_TASK_ID": "2", "SLURM_SUBMIT_DIR": str(job.home)}
     done = job.run(f"exec {os.environ.get('TEST_BASH', 'bash')} hpc/models_array.slurm")
     assert done.returncode == 0, done.stderr
-    assert "--config configs/b.yaml" in job.stages[0] and job.stages[0].endswith("--data.n_val 4 --model.name x/y")
+    (words,) = job.steps
+    assert "--config configs/b.yaml" in words and words.endswith("--data.n_val 4 --model.name x/y")
 
 
 def test_shellcheck():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -34,9 +34,7 @@ def open_analysis_inputs(
 
     Raises UserError, also where an analysis needs a direction that is not there.
     """
-    for name in analyze.analyses:
-        if ANALYSES[name].needs_direction:
-            _require_direction(run, name)
+    require_direction(run, analyze.analyses)
 
     def selected() -> SelectedDirection | None:
         return run.load_direction() if run.direction.is_file() else None
@@ -57,14 +55,13 @@ def analysis_inputs(
 
     The direction is asked for when the candidates are there; messages call it ``where``. Raises UserError.
     """
-    specs = {name: ANALYSES[name] for name in analyze.analyses}
     chat = prompts.chat
     kept = prompts.kept(select).sets
     estimator = select.estimators[0]
     directions = estimated_directions(estimator, prompts.store, kept, chat.n_positions, data)
     selected = _place_among(direction(), directions, where)
     datasets: Datasets = {}
-    if any(spec.needs_datasets for spec in specs.values()):
+    if any(ANALYSES[name].needs_datasets for name in analyze.analyses):
         datasets = datasets_of(chat, data, cache, prompts.sets)
     return AnalysisInputs(
         store=prompts.store,
@@ -82,12 +79,14 @@ def analysis_inputs(
     )
 
 
-def _require_direction(run: RunFolder, name: str) -> None:
-    if not run.direction.is_file():
-        raise UserError(
-            f"{run.path} holds no selected direction, which {name} is of; run `select` first, or leave {name} out of "
-            "analyze.analyses"
-        )
+def require_direction(run: RunFolder, analyses: Sequence[str]) -> None:
+    """Raise UserError where one of these analyses is of the selected direction, and there is none."""
+    for name in analyses:
+        if ANALYSES[name].needs_direction and not run.direction.is_file():
+            raise UserError(
+                f"{run.path} holds no selected direction, which {name} is of; run `select` first, or leave {name} out "
+                "of analyze.analyses"
+            )
 
 
 def _made_from(

@@ -6,7 +6,7 @@ import io
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from refusal_lightning.report.figures.canvas import png
 from refusal_lightning.report.figures.registry import FIGURES
 from refusal_lightning.runs.folder import RunFolder
 from refusal_lightning.runs.made_from import make_room, working
-from refusal_lightning.stages.analyze.analysis import AnalysisResult
+from refusal_lightning.stages.analyze.analysis import Analysis, AnalysisResult
 from refusal_lightning.stages.analyze.inputs import AnalysisInputs
 from refusal_lightning.stages.analyze.opening import open_analysis_inputs
 from refusal_lightning.stages.analyze.registry import ANALYSES
@@ -54,19 +54,17 @@ def analyze(
     cache: CacheConfig,
     select: SelectConfig,
     analyze: AnalyzeConfig,
-) -> None:
+) -> AnalysisResult | None:
     """Measure the candidates of `select` (its filter, its first estimator) and the direction that it chose.
 
     Each analysis writes its own files, with what they were made from, to ``runs/<alias>/analysis``, as soon as it is
-    done. It is the first process that makes them; of ``trainer``, its loggers count.
+    done. It is the first process that makes them; of ``trainer``, its loggers count. Returns what all of them found;
+    nothing in the other processes.
     """
     require_loggers(trainer.logger)
-    ANALYSES.require(analyze.analyses, "analyze.analyses")
-    for name in analyze.analyses:
-        FIGURES.require(filter(None, [ANALYSES[name].figure]), f"the analysis {name}")
-    ESTIMATORS.require(select.estimators, "select.estimators")
+    require_settings(select, analyze)
     if not is_main_process():
-        return
+        return None
     started = time.perf_counter()
     chat = open_model(model)
     sets = drawn_sets(chat, data)
@@ -76,6 +74,7 @@ def analyze(
     with working(run, "analyze", chat.identity, model.name):
         inputs = open_analysis_inputs(prompts, run, data, cache, select, analyze)
         sections = {"model": model, "data": data, "store": store, "cache": cache, "select": select, "analyze": analyze}
+        found: dict[str, Analysis] = {}
         with stage_log(trainer.logger, run.log_place("analyze"), sections) as logged:
             for name in analyze.analyses:
                 result = analyze_directions(inputs, [name])
@@ -83,9 +82,19 @@ def analyze(
                 _tell(result, written)
                 figures = {path.stem: path for path in written[name] if path.suffix == ".png"}
                 logged.write(Measured(curves=result.analyses[name].curves), figures, prefix=f"{name}/")
+                found |= result.analyses
         direction = inputs.made_from["direction"]
         entry = {"config": {"analyze": asdict(analyze)}, "model": chat.identity, "direction": direction}
         run.record_stage("analyze", entry, seconds=time.perf_counter() - started)
+    return replace(result, analyses=found)
+
+
+def require_settings(select: SelectConfig, analyze: AnalyzeConfig) -> None:
+    """Raise UserError where the configuration names an analysis, its figure or an estimator that is not there."""
+    ANALYSES.require(analyze.analyses, "analyze.analyses")
+    for name in analyze.analyses:
+        FIGURES.require(filter(None, [ANALYSES[name].figure]), f"the analysis {name}")
+    ESTIMATORS.require(select.estimators, "select.estimators")
 
 
 def analyze_directions(inputs: AnalysisInputs, names: Sequence[str]) -> AnalysisResult:

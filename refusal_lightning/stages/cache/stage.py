@@ -44,7 +44,7 @@ def cache(
     trainer: TrainerConfig,
     runs: RunsConfig,
     cache: CacheConfig,
-) -> None:
+) -> CacheResult:
     """Put the drawn training and validation prompts, and any further datasets, into the store.
 
     Continues where a killed run stopped; loads no weights when there is nothing to do. Nothing but a log, where
@@ -59,6 +59,7 @@ def cache(
         result = cache_activations(inputs, trainer, cache.batch_size)
         tell(result)
         logged.write(_measured(result))
+    return result
 
 
 def cache_activations(

@@ -40,10 +40,7 @@ class CapabilityInputs:
         cls, chat: ChatModel, trainer: TrainerConfig, runs: RunsConfig, capability: CapabilityConfig
     ) -> CapabilityInputs:
         """Read what the configuration names. Raises UserError, before any work."""
-        INTERVENTIONS.require(capability.interventions, "capability.interventions")
-        task_manager = open_tasks(capability)
-        if trainer.devices not in (1, "1", "auto") or trainer.num_nodes > 1:
-            raise UserError("capability runs in one process; set trainer.devices: 1 (model.device_map spreads a model)")
+        task_manager = require_settings(trainer, capability)
         run = RunFolder(runs.root, chat.alias)
         selected = run.load_direction()
         run.prepare()
@@ -66,6 +63,19 @@ class CapabilityInputs:
         """
         decoder = "spread" if self.chat.spread else "whole"
         return [CAPABILITY_VERSION, self.chat.identity, self.chat.stop_ids, decoder, version("lm_eval")]
+
+
+def require_settings(trainer: TrainerConfig, capability: CapabilityConfig) -> Any:
+    """The harness's tasks (``open_tasks``). Raises UserError where the configuration cannot be done."""
+    INTERVENTIONS.require(capability.interventions, "capability.interventions")
+    require_one_process(trainer)
+    return open_tasks(capability)
+
+
+def require_one_process(trainer: TrainerConfig) -> None:
+    """Raise UserError where the trainer is to have several processes."""
+    if trainer.devices not in (1, "1", "auto") or trainer.num_nodes > 1:
+        raise UserError("capability runs in one process; set trainer.devices: 1 (model.device_map spreads a model)")
 
 
 def _own_files(config: CapabilityConfig) -> str:

@@ -27,7 +27,9 @@ from refusal_lightning.stages.capability.scores import CapabilityResult, measure
 log = logging.getLogger(__name__)
 
 
-def capability(model: ModelConfig, trainer: TrainerConfig, runs: RunsConfig, capability: CapabilityConfig) -> None:
+def capability(
+    model: ModelConfig, trainer: TrainerConfig, runs: RunsConfig, capability: CapabilityConfig
+) -> CapabilityResult:
     """Run the tasks under each intervention with the run's direction, and write one file of scores for each.
 
     Activation addition subtracts the direction, as on harmful prompts. What is done already is not done again.
@@ -52,6 +54,7 @@ def capability(model: ModelConfig, trainer: TrainerConfig, runs: RunsConfig, cap
             logged.write(_measured(result))
     log.info(table(result.scores))
     log.info(f"capability: wrote {run.path / 'capability'}")
+    return result
 
 
 def _measured(result: CapabilityResult) -> Measured:

@@ -9,8 +9,8 @@ from typing import Any
 from refusal_lightning.config import DataConfig, EvaluateConfig, RunsConfig, TrainerConfig
 from refusal_lightning.distributed.process_group import require_same_on_all_ranks, require_shared_folder
 from refusal_lightning.inference.judge_model import local_loader
-from refusal_lightning.inputs.evaluation_sets import EvaluationSet, evaluation_sets
-from refusal_lightning.inputs.loss_texts import ScoredText, read_loss_sets
+from refusal_lightning.inputs.evaluation_sets import EvaluationSet, evaluation_sets, require_sets
+from refusal_lightning.inputs.loss_texts import ScoredText, loss_texts, read_loss_sets
 from refusal_lightning.interventions.registry import INTERVENTIONS
 from refusal_lightning.io.console import is_main_process
 from refusal_lightning.io.hashing import digest
@@ -71,11 +71,7 @@ class EvaluationInputs:
         judging: JudgeSettings,
     ) -> EvaluationInputs:
         """The same of any direction, which is asked for once the judges can be asked; the same in all processes."""
-        INTERVENTIONS.require(evaluate.interventions, "evaluate.interventions")
-        judges = judges_by_name(evaluate.judges, judging, local_loader(judging, trainer))
-        if is_main_process():  # which alone asks over the network
-            for judge in judges.values():
-                judge.check()
+        judges = ready_judges(evaluate, judging, trainer)
         selected = direction()
         sets = evaluation_sets(chat, data, evaluate)
         texts = read_loss_sets(chat, data, evaluate)
@@ -102,3 +98,23 @@ class EvaluationInputs:
             "stop_tokens": self.chat.stop_ids,
             "sampling": asdict(sampling) if sampling else None,
         }
+
+
+def require_settings(
+    data: DataConfig, trainer: TrainerConfig, evaluate: EvaluateConfig, judging: JudgeSettings
+) -> None:
+    """Raise UserError where the configuration names a judge that cannot be asked, or prompts or texts that are not
+    there."""
+    ready_judges(evaluate, judging, trainer)
+    require_sets(data, evaluate)
+    loss_texts(data, evaluate)
+
+
+def ready_judges(evaluate: EvaluateConfig, judging: JudgeSettings, trainer: TrainerConfig) -> dict[str, Judge]:
+    """The judges by the name that files use, seen to answer. Raises UserError, also for interventions that are none."""
+    INTERVENTIONS.require(evaluate.interventions, "evaluate.interventions")
+    judges = judges_by_name(evaluate.judges, judging, local_loader(judging, trainer))
+    if is_main_process():  # which alone asks over the network
+        for judge in judges.values():
+            judge.check()
+    return judges

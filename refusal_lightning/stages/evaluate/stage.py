@@ -14,16 +14,15 @@ from refusal_lightning.inputs.evaluation_sets import EvaluationSet
 from refusal_lightning.inputs.model import open_model
 from refusal_lightning.inputs.prompt_warnings import far_longer
 from refusal_lightning.io.console import is_main_process
-from refusal_lightning.io.files import write_text
 from refusal_lightning.judges.config import JudgeSettings
 from refusal_lightning.loggers.registry import require_loggers
 from refusal_lightning.loggers.stage_log import stage_log
-from refusal_lightning.report.html import render_report
-from refusal_lightning.report.summary import Summary, read_summary, terminal_table
+from refusal_lightning.report.html import write_report
+from refusal_lightning.report.summary import Summary, terminal_table
 from refusal_lightning.runs.folder import RunFolder
 from refusal_lightning.runs.made_from import working
 from refusal_lightning.stages.evaluate.artifacts import record_of, write_evaluation
-from refusal_lightning.stages.evaluate.evaluation import evaluate_direction
+from refusal_lightning.stages.evaluate.evaluation import EvaluationResult, evaluate_direction
 from refusal_lightning.stages.evaluate.inputs import EvaluationInputs
 from refusal_lightning.stages.evaluate.measured import measured
 
@@ -38,11 +37,12 @@ def evaluate(
     runs: RunsConfig,
     evaluate: EvaluateConfig,
     judging: JudgeSettings,
-) -> None:
+) -> EvaluationResult:
     """Generate, judge and measure loss with the run's selected direction; write the tables and the report.
 
     Completions and losses that an earlier or killed run computed are kept; no weights are loaded when all are there.
-    Files that were made from another direction or setting are moved aside.
+    Files that were made from another direction or setting are moved aside. Returns the result, without verdicts in all
+    processes but the first.
     """
     started = time.perf_counter()
     require_loggers(trainer.logger)
@@ -62,9 +62,8 @@ def evaluate(
                 write_evaluation(run, result)
                 config = {name: asdict(section) for name, section in sections.items()}
                 run.record_stage("evaluate", {"config": config, **record_of(result)}, time.perf_counter() - started)
-                summary = read_summary(run)
-                _report(run, summary)
-                logged.write(measured(summary, result.answers))
+                logged.write(measured(_report(run), result.answers))
+    return result
 
 
 def _counts(sets: Sequence[EvaluationSet], n_test: int | None) -> str:
@@ -76,10 +75,10 @@ def _counts(sets: Sequence[EvaluationSet], n_test: int | None) -> str:
     return f"evaluate: answers to {counts}" + (f"; evaluate.n_test is {n_test}" if few else "")
 
 
-def _report(run: RunFolder, summary: Summary) -> None:
-    """The report, and the table that ends the stage."""
-    write_text(run.report, render_report(summary, run))
-    run.bind(run.report)
+def _report(run: RunFolder) -> Summary:
+    """The report, and the table that ends the stage; returns what they show."""
+    summary = write_report(run)
     log.info("")
     log.info(terminal_table(summary, run.path))
     log.info(f"report:   {run.report}")
+    return summary

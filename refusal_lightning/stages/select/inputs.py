@@ -10,6 +10,7 @@ from refusal_lightning.config import CacheConfig, DataConfig, SelectConfig, Stor
 from refusal_lightning.directions.estimators.registry import ESTIMATORS
 from refusal_lightning.distributed.process_group import require_same_on_all_ranks
 from refusal_lightning.errors import UserError
+from refusal_lightning.inputs.activations import require_candidates
 from refusal_lightning.inputs.drawing import drawn_sets
 from refusal_lightning.inputs.prompts import Filtered
 from refusal_lightning.inputs.stored_prompts import StoredPrompts
@@ -45,8 +46,7 @@ class SelectionInputs:
 
         Raises UserError where the store lacks some, the filter leaves none, or processes of one run see different ones.
         """
-        ESTIMATORS.require(select.estimators, "select.estimators")
-        _require_place(select, chat)
+        require_settings(chat, cache, select)
         sets = drawn_sets(chat, data)
         prompts = digest([s.hashes for s in sets.values()])
         require_same_on_all_ranks({"model": digest(chat.identity), "prompts": prompts})
@@ -63,6 +63,13 @@ class SelectionInputs:
     def baseline(self) -> dict[str, float]:
         """Mean refusal scores of the validation prompts, ``harmful`` and ``harmless``."""
         return {kind: float(self.kept[f"{kind}_val"].scores.mean()) for kind in ("harmful", "harmless")}
+
+
+def require_settings(chat: ChatModel, cache: CacheConfig, select: SelectConfig) -> None:
+    """Raise UserError where the configuration asks for what cannot be chosen among this model's candidates."""
+    ESTIMATORS.require(select.estimators, "select.estimators")
+    _require_place(select, chat)
+    require_candidates(chat, cache)
 
 
 def _require_place(config: SelectConfig, chat: ChatModel) -> None:

@@ -34,7 +34,7 @@ from refusal_lightning.stages.select.direction import select_direction
 from refusal_lightning.stages.select.inputs import SelectionInputs
 from refusal_lightning.stages.select.kept_results import KeptResults
 from refusal_lightning.stages.select.measured import measured
-from refusal_lightning.stages.select.result import describe
+from refusal_lightning.stages.select.result import SelectionResult, describe
 from refusal_lightning.stages.select.runner import Runner
 
 log = logging.getLogger(__name__)
@@ -49,13 +49,13 @@ def select(
     runs: RunsConfig,
     cache: CacheConfig,
     select: SelectConfig,
-) -> None:
+) -> dict[str, SelectionResult]:
     """Filter prompts, estimate directions, score the candidates that may win, and choose (paper, section 2.3-2.4).
 
     Scores that the store holds are not computed again; when it holds them all, no weights are loaded. Each estimator
     is a selection of its own: the first one's files are the run's, the others' are in ``estimators/NAME``. Files of the
-    run that were made from another direction or setting are moved aside. Raises UserError after the last estimator
-    where one chose nothing.
+    run that were made from another direction or setting are moved aside. Returns the results by estimator, in every
+    process. The first one raises UserError, after the last estimator, where one chose nothing.
     """
     require_loggers(trainer.logger)
     inputs = SelectionInputs.open(open_model(model, trainer), data, store, cache, select)
@@ -67,10 +67,11 @@ def select(
         config = {"model": model, "data": data, "store": store, "trainer": trainer, "cache": cache, "select": select}
         with stage_log(trainer.logger, run.log_place("select"), config) as logged:
             job = _Job(run, model, select, trainer, proof, logged)
-            found = [_select_with(estimator, inputs, job) for estimator in select.estimators]
-    for error in found:
-        if error is not None:
-            raise error
+            results = {estimator: _select_with(estimator, inputs, job) for estimator in select.estimators}
+    for name, result in results.items():
+        if isinstance(result.choice, NoCandidateError) and is_main_process():
+            raise UserError(f"{result.choice}; the scores are in {_folder(run, name, select).evaluations}")
+    return results
 
 
 def _hook_proof(run: RunFolder, inputs: SelectionInputs, config: SelectConfig) -> HookProof:
@@ -92,23 +93,26 @@ class _Job:
     logged: StageLog
 
 
-def _select_with(estimator: str, inputs: SelectionInputs, job: _Job) -> UserError | None:
-    """One estimator's selection, written to its folder by the first process, which gets the error if it chose none."""
+def _select_with(estimator: str, inputs: SelectionInputs, job: _Job) -> SelectionResult:
+    """One estimator's selection, written to its folder by the first process."""
     started, run, config = time.perf_counter(), job.run, job.config
-    folder = run if estimator == config.estimators[0] else RunFolder(run.estimators, estimator)
+    folder = _folder(run, estimator, config)
     folder.prepare()
     if len(config.estimators) > 1:
         log.info(f"select: {estimator}: {ESTIMATORS[estimator].label}")
     runner = Runner(job.trainer, KeptResults(inputs.store, folder.results), folder.journal, job.proof)
     result = select_direction(inputs, estimator, config, runner)
-    if not is_main_process():
-        return None
-    write_selection(folder, result, job.model, lambda: time.perf_counter() - started)
-    figures = {name: folder.score_plot(name) for name in figures_of(ScoredCandidates)}
-    job.logged.write(measured(result), figures, prefix="" if folder is run else f"{estimator}/")
-    for line in describe(result):
-        log.info(line)
-    if isinstance(result.choice, NoCandidateError):
-        return UserError(f"{result.choice}; the scores are in {folder.evaluations}")
-    log.info(f"select: wrote {folder.path}")
-    return None
+    if is_main_process():
+        write_selection(folder, result, job.model, lambda: time.perf_counter() - started)
+        figures = {name: folder.score_plot(name) for name in figures_of(ScoredCandidates)}
+        job.logged.write(measured(result), figures, prefix="" if folder is run else f"{estimator}/")
+        for line in describe(result):
+            log.info(line)
+        if result.direction is not None:
+            log.info(f"select: wrote {folder.path}")
+    return result
+
+
+def _folder(run: RunFolder, estimator: str, config: SelectConfig) -> RunFolder:
+    """Where an estimator's selection goes: the first one's is the run's own."""
+    return run if estimator == config.estimators[0] else RunFolder(run.estimators, estimator)

@@ -1,0 +1,1 @@
+"""All stages in one process, with one copy of the model."""
