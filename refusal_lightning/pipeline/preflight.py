@@ -23,10 +23,10 @@ def require_possible(sections: Sections, stages: AbstractSet[str]) -> None:
     if stages == {"report"}:
         return
     chat = open_model(sections.model, sections.trainer)
-    if stages != {"cache"}:
-        _require_folder(sections, chat, stages)
     if "cache" not in stages and stages & {"select", "analyze"}:
         open_store_with(chat, sections.store, sections.cache, [])
+    if stages != {"cache"}:
+        _require_folder(sections, chat, stages)
     # Each stage's own, imported where it is to run.
     if "select" in stages:
         from refusal_lightning.stages.select import inputs as select
