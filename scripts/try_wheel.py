@@ -27,16 +27,15 @@ NEEDED = ("configs/demo.yaml", "configs/schema.json", "dataset/sample/splits/har
 
 FROM_PYTHON = """
 import refusal_lightning as rl
-from refusal_lightning.data import load_dataset
-from refusal_lightning.store import ActivationStore
-from pathlib import Path
-(path,) = Path("activation_store").glob("*.zarr")
-store = ActivationStore.open(path)
 assert "site-packages" in rl.__file__, rl.__file__
-assert len(load_dataset("harmful_test")) == 48
-print(rl.__version__, len(store.prompts))
+model = rl.load_model("demo", alias="smollm2-135m-refuses", device="cpu", progress_bar=False)
+cached = rl.cache(model, data={"root": "dataset/sample", "n_train": 4, "n_val": 2}, store="activation_store")
+assert cached.result.computed == 0, cached.result  # the command line has done it, for the same store
+directions = cached.store["resid_pre"][:4].mean(0)
+assert directions.shape == (model.chat.n_layers, model.chat.n_positions, model.chat.d_model)
+assert model.generate("Name a fruit.", max_new_tokens=4)[0]
 """
-
+"""The API, where the command line has cached the same prompts."""
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
