@@ -37,6 +37,7 @@ assert model.generate("Name a fruit.", max_new_tokens=4)[0]
 """
 """The API, where the command line has cached the same prompts."""
 
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dependencies", choices=["fresh", "borrowed"], default="fresh")

@@ -52,7 +52,7 @@ def init(folder: str) -> None:
     splits = sum(name.startswith(_PROMPTS) for name in files)
     print(f"wrote {root / _CONFIG} and, in {root / _PROMPTS}, {splits} files of sample prompts to replace by your own")
     enter = "" if root.resolve() == Path.cwd() else f"cd {folder} && "
-    print(f"next: {enter}{program()} cache --config {_CONFIG}")
+    print(f"next: {enter}{program()} run --config {_CONFIG}")
 
 
 def _files() -> dict[str, bytes]:

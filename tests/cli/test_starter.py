@@ -22,7 +22,7 @@ def test_the_first_stage_runs_on_what_it_writes(tmp_path, monkeypatch, capsys, t
     monkeypatch.chdir(tmp_path)
     assert main(["init", "mine"]) == 0
     said = capsys.readouterr().out
-    assert said.endswith("next: cd mine && python -m refusal_lightning cache --config config.yaml\n")
+    assert said.endswith("next: cd mine && python -m refusal_lightning run --config config.yaml\n")
     monkeypatch.chdir(tmp_path / "mine")
     small = ["--model.name", str(tiny_llama_folder), "--data.n_train", "4", "--data.n_val", "2"]
     assert main(["cache", "--config", "config.yaml", *small, "--trainer.progress_bar", "false"]) == 0
