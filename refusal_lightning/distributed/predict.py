@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from refusal_lightning.config import TrainerConfig
 from refusal_lightning.distributed.journal import Journal, Record
 from refusal_lightning.distributed.process_group import barrier, wait_until_visible
-from refusal_lightning.distributed.shutdown import defer_shutdown
+from refusal_lightning.distributed.shutdown import defer_shutdown, keep_interrupts
 from refusal_lightning.loggers.stage_log import log_at_work
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def run_loop(trainer: TrainerConfig, loop: PredictLoop, callbacks: Sequence[Call
     built = build_trainer(trainer, [*callbacks, *_rate_monitor(loop)])
     require_one_copy(built, bool(getattr(loop.module, "spread", False)))
     work = WorkDataModule(loop.pending, loop.batches, loop.make, loop.prepare)
-    with defer_shutdown():
+    with defer_shutdown(), keep_interrupts():
         built.predict(loop.module, datamodule=work, return_predictions=False)
     barrier()
 

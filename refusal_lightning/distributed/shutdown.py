@@ -70,6 +70,24 @@ def handle_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def keep_interrupts() -> Iterator[None]:
+    """An interrupt (Ctrl-C, a notebook's stop button) in a loop of Lightning's stays a KeyboardInterrupt.
+
+    Lightning makes it ``SystemExit(1)``, and has the process ignore every later one.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):
+            raise end.__context__ from None
+        raise
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+
+
 def _on_sigterm(*_: object) -> None:
     request_shutdown()
     if not state.deferred:

@@ -12,7 +12,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
@@ -21,6 +21,7 @@ from refusal_lightning.config import TrainerConfig
 from refusal_lightning.distributed.shutdown import EXIT_TERMINATED, request_shutdown, shutdown_requested
 from refusal_lightning.distributed.strategies import DeviceMapStrategy, ReplicaStrategy
 from refusal_lightning.errors import UserError
+from refusal_lightning.io.notebook import in_notebook
 
 # Lightning sets its loggers up when it is imported; its notes on devices and products are not the user's results.
 for _name in ("lightning.pytorch", "lightning.fabric"):
@@ -69,7 +70,9 @@ def build_trainer(config: TrainerConfig, callbacks: Sequence[Callback] = ()) -> 
     if SLURMEnvironment.detect():
         # Lightning's own requeue would write the model's weights into the working directory.
         arguments["plugins"] = [SLURMEnvironment(auto_requeue=False)]
-    every = [*callbacks, _EndEarly()]
+    # In a notebook Lightning's own choice, rich, shows nothing without ipywidgets.
+    bar = [TQDMProgressBar()] if config.progress_bar and in_notebook() else []
+    every = [*callbacks, *bar, _EndEarly()]
     try:
         if config.strategy == "auto":
             # Lightning's own choice, except that processes wait for each other as ours do.

@@ -1,8 +1,9 @@
-"""Packages for tables and labelled arrays, which only notebooks need: imported when something is shown as one."""
+"""What only notebooks have and need: a kernel, packages for tables and labelled arrays."""
 
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,11 @@ from refusal_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+
+def in_notebook() -> bool:
+    """Whether a notebook's kernel runs this process."""
+    return "ipykernel" in sys.modules
 
 
 def import_for(what: str, package: str) -> Any:

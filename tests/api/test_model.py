@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 import torch
 
 import refusal_lightning as rl
+from refusal_lightning.config import TrainerConfig
 from refusal_lightning.distributed.shutdown import state
-from refusal_lightning.interventions import KeyedIntervention, ablation, addition
+from refusal_lightning.distributed.trainer import build_trainer
+from refusal_lightning.interventions import Intervention, KeyedIntervention, ablation, addition
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +115,37 @@ def test_nothing_is_left_behind(model):
     model.generate(ASKED[:1], 2)
     assert {name: signal.getsignal(name) for name in handlers} == handlers
     assert (state.requested, state.agreed, state.deferred, state.watchdog) == (False, False, 0, None)
+
+
+def test_an_interrupt_is_one_and_the_next_one_too(model):
+    """A notebook's stop button: Lightning would end the process, and never hear of another interrupt."""
+
+    def interrupt(activation, hook):
+        raise KeyboardInterrupt
+
+    stopped = KeyedIntervention(Intervention("stopped", lambda n_layers: [("blocks.1.hook_resid_pre", interrupt)]))
+    handler = signal.getsignal(signal.SIGINT)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt), model.under(stopped):
+            model.generate(ASKED[:1], 2)
+    assert signal.getsignal(signal.SIGINT) is handler is not signal.SIG_IGN
+    assert state.deferred == 0
+    assert model.generate(ASKED[:1], 2)
+
+
+def test_the_bar_of_a_notebook(monkeypatch):
+    """By tqdm, which shows text where there are no widgets."""
+    from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+
+    def bars(**settings):
+        trainer: Any = build_trainer(TrainerConfig(accelerator="cpu", **settings))
+        return [type(one) for one in trainer.callbacks if isinstance(one, ProgressBar)]
+
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    assert bars() != [TQDMProgressBar]
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    assert bars() == [TQDMProgressBar]
+    assert bars(progress_bar=False) == []
 
 
 @pytest.mark.parametrize(
