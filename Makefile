@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 CHECKED := $(wildcard refusal_lightning tests scripts benchmarks examples)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-zoo test-wheel check docs format clean
+.PHONY: help install demo test test-slow test-zoo test-wheel test-notebooks check docs format clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ test-zoo: install  ## Hold a tiny model of every architecture to plain passes
 
 test-wheel: install  ## Build wheel and sdist, install the wheel in an empty environment, use it in another folder
 	$(BIN)/python scripts/try_wheel.py
+
+test-notebooks: install  ## Run the notebooks of examples/ on the demo model
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow tests/examples
 
 check: install  ## Lint, formatting, types, and which part may import which
 	$(BIN)/ruff check $(CHECKED)
