@@ -19,6 +19,7 @@ REGISTRIES = {
     "figure": "refusal_lightning.report.figures.registry:FIGURES",
     "intervention": "refusal_lightning.interventions.registry:INTERVENTIONS",
     "judge": "refusal_lightning.judges.registry:JUDGES",
+    "logger": "refusal_lightning.loggers.registry:LOGGERS",
     "loss_set": "refusal_lightning.data.loss_sets:LOSS_SETS",
 }
 """The registries by the kind of their entries (docs/plugins.md says what an entry is)."""
@@ -27,10 +28,10 @@ REGISTRIES = {
 def register(kind: str, name: str, spec: Any) -> None:
     """Add an entry of your own, which settings then name: ``rl.register("judge", "polite", JudgeSpec(...))``.
 
-    ``kind`` is judge, intervention, estimator, analysis, figure, loss_set, check, engine or family; ``spec`` is what
-    its registry holds (docs/plugins.md). A ``name`` of yours may be registered again, as when a cell is run again: the
-    new one counts, and nothing that was made with the old one is used for it. Raises UserError for an unknown kind and
-    for a name of the package's own.
+    ``kind`` is judge, intervention, estimator, analysis, figure, loss_set, logger, check, engine or family; ``spec`` is
+    what its registry holds (docs/plugins.md). A ``name`` of yours may be registered again, as when a cell is run again:
+    the new one counts, and nothing that was made with the old one is used for it. Raises UserError for an unknown kind
+    and for a name of the package's own.
     """
     if kind not in REGISTRIES:
         raise UserError(f"there is no kind {kind!r}; there are {', '.join(REGISTRIES)}")
