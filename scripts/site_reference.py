@@ -17,6 +17,7 @@ from site_markdown import anchor_of
 from refusal_lightning.cli import main
 from refusal_lightning.cli.commands import COMMANDS, Command
 from refusal_lightning.cli.sections import SECTIONS
+from refusal_lightning.store import ActivationStore
 
 _PROGRAM = "python -m refusal_lightning"
 
@@ -159,11 +160,15 @@ def keys() -> set[str]:
 
 
 def api_page() -> str:
-    """Every public name of the package."""
+    """Every public name of the package: functions first, then what they give. The store has a page of its own."""
     import refusal_lightning
 
     parts = ["# Python API", "What `import refusal_lightning as rl` gives, as `rl.NAME`: [a guide](../api.md)."]
-    return "\n\n".join([*parts, *(f"::: refusal_lightning.{name}" for name in refusal_lightning.__all__)]) + "\n"
+    for name in sorted(refusal_lightning.__all__, key=lambda name: (name[0].isupper(), name)):
+        elsewhere = getattr(refusal_lightning, name) is ActivationStore
+        link = f"## {name} {{: #refusal_lightning.{name} }}\n\nSee [the store from Python](store.md)."
+        parts.append(link if elsewhere else f"::: refusal_lightning.{name}")
+    return "\n\n".join(parts) + "\n"
 
 
 def store_page() -> str:

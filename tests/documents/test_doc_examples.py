@@ -5,24 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from doc_examples import Example, commands, copy_of, examples, lay_out, pages, run_example
+from doc_examples import Example, commands, copy_of, examples, pages, run_example
 from nodes import ROOT
-
-STAGES = ("cache", "select", "analyze", "evaluate")
-
-
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory, tiny_llama_folder):
-    """A folder like a clone, with a run of the demo's configuration on a tiny model in it."""
-    folder = tmp_path_factory.mktemp("clone")
-    lay_out(folder, tiny_llama_folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for stage in STAGES:
-            run_example(
-                Example("sh", f"python -m refusal_lightning {stage} --config configs/demo.yaml\n", None), folder
-            )
-    return folder
 
 
 @pytest.mark.parametrize("page", pages())

@@ -31,7 +31,7 @@ _NOT_LOADED = {"canonical", "alternate", "next", "prev", "author", "license", "e
 
 def build(folder: Path) -> subprocess.CompletedProcess[str]:
     """Build the site, strictly, into a folder."""
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
