@@ -143,6 +143,7 @@ def test_one_list_is_divided_by_the_seed(tiny):
     made = [rl.cache(tiny, harmful, harmless, seed=seed) for seed in (1, 1, 2)]
     sets = [{role: s.instructions for role, s in each.sets.items()} for each in made]
     assert sets[0] == sets[1] != sets[2]
+    assert set(sets[0]["harmful_train"]) != set(sets[2]["harmful_train"])
     assert {role: len(texts) for role, texts in sets[0].items()} == {
         "harmful_train": 16,
         "harmless_train": 16,
