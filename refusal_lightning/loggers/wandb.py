@@ -21,6 +21,20 @@ PROJECT = "refusal-lightning"
 _STAYS_HERE = ("offline", "dryrun", "disabled")
 """Values of WANDB_MODE that send nothing."""
 
+_SETTINGS: dict[str, Any] = {
+    # Only what is logged here: not the terminal's text, the code, the machine with its environment, or packages.
+    "console": "off",
+    "disable_code": True,
+    "disable_git": True,
+    "save_code": False,
+    "x_disable_machine_info": True,
+    "x_disable_meta": True,
+    "x_save_requirements": False,
+    "silent": True,
+    # A stage that has written its results does not hang where the network is gone; `wandb sync` sends the rest.
+    "finish_timeout": 120.0,
+}
+
 
 def _require() -> None:
     # W&B would also read ~/.netrc, or ask on the terminal; keys come from the environment only.
@@ -36,17 +50,6 @@ def _make(place: LogPlace) -> Logger:
     from lightning.pytorch.loggers import WandbLogger
 
     place.folder.mkdir(parents=True, exist_ok=True)
-    # Only what is logged here: not the terminal's text, the code, the machine with its environment, or packages.
-    settings = wandb.Settings(
-        console="off",
-        disable_code=True,
-        disable_git=True,
-        save_code=False,
-        silent=True,
-        x_disable_machine_info=True,
-        x_disable_meta=True,
-        x_save_requirements=False,
-    )
     try:
         # A run of its own, also where a notebook has one under way, which WandbLogger would go on with.
         run = wandb.init(
@@ -56,10 +59,11 @@ def _make(place: LogPlace) -> Logger:
             job_type=place.stage,
             dir=place.folder,
             reinit="create_new",
-            settings=settings,
+            settings=wandb.Settings(**_SETTINGS),
         )
-    except wandb.Error as error:
-        raise UserError(f"trainer.logger: wandb could not start ({one_line(error)[:300]})") from error
+    except (wandb.Error, ValueError) as error:  # ValueError: a version that has other settings
+        reason = one_line(error)[:300]
+        raise UserError(f"trainer.logger: wandb {wandb.__version__} could not start ({reason})") from error
     # As WandbLogger does with a run that it starts: the step of a metric is its axis.
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)

@@ -7,6 +7,7 @@ import logging
 import math
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -136,6 +137,18 @@ def test_the_rate_of_a_loop(listener, place, monkeypatch):
     live = [(value, step) for name, value, step in listener.heard if name == "live/losses/texts_per_s"]
     assert [step for _, step in live] == [1, 2, 3, 4] and all(value > 0 for value, _ in live)
     assert [name for name, _, _ in listener.heard].count("speed/losses/texts_per_s") == 1
+
+
+def test_the_rate_of_several_processes(listener, place):
+    """They have the same work each, and the first one counts."""
+    with stage_log(["listener"], place, {}) as logged:
+        monitor = rate_monitor.RateMonitor(logged, "losses", lambda made: {"texts": made})
+        run: Any = SimpleNamespace(world_size=4)
+        module = empty_module()
+        monitor.on_predict_start(run, module)
+        monitor.on_predict_batch_end(run, module, 3, None, 0)
+        monitor.on_predict_end(run, module)
+        assert logged.work("losses").done == {"texts": 12}
 
 
 def test_no_rate_where_nobody_asked(monkeypatch):

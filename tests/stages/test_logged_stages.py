@@ -243,6 +243,18 @@ def test_no_text_of_prompts_or_answers_and_no_value_of_the_environment(logged, d
     assert searched > 20
 
 
+def test_several_processes_write_one_log(tmp_path, tiny_llama_folder, data):
+    config = configured(tmp_path, tiny_llama_folder, data)
+    more = ["--trainer.devices", "2", "--trainer.logger", "[csv]"]
+    command = [sys.executable, "-m", "refusal_lightning", "cache", "--config", config, *more]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (tmp_path / "runs" / "tiny" / "logs" / "csv" / "cache").iterdir()] == ["version_0"]
+    found = rows(tmp_path, "cache")
+    assert found["prompts/computed"] == [(0, 28.0)] and found["speed/activations/prompts_per_s"][0][1] > 0
+
+
 def test_without_loggers_the_same_run_and_nothing_more(logged, tmp_path, tiny_llama_folder, data, monkeypatch):
     for package in ("tensorboard", "wandb"):
         monkeypatch.setitem(sys.modules, package, None)  # whoever imports it fails
