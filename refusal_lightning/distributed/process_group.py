@@ -59,6 +59,12 @@ def leave_process_group() -> None:
         torch.distributed.destroy_process_group()
 
 
+def announce_end() -> None:
+    """Tell the other processes that this one ends, and that they need not: all of them know that there is no way on."""
+    if state.watchdog is not None:
+        state.watchdog.announce_exit()
+
+
 def stop_if_requested() -> None:
     """End here with status ``EXIT_TERMINATED`` if this process, or any other of the run, was told to stop.
 

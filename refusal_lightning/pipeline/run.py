@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from refusal_lightning.directions.selection.choose import NoCandidateError
 from refusal_lightning.distributed.launch import launched
 from refusal_lightning.distributed.process_group import leave_process_group, stop_if_requested, wait_for_folder
 from refusal_lightning.inputs.model import models_kept, open_model, release_models
@@ -64,7 +65,7 @@ def _run_stage(name: str, sections: Sections) -> StageResult:
 
 def _ends(name: str, result: Any) -> bool:
     """Whether a stage found no way on: the first process has raised an error, and the others have no more to do."""
-    return name == "select" and any(found.direction is None for found in result.values())
+    return name == "select" and any(isinstance(found.choice, NoCandidateError) for found in result.values())
 
 
 def _see_results(name: str, result: Any, sections: Sections) -> None:

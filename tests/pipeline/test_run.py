@@ -318,7 +318,7 @@ def test_what_it_returns(home):
     assert found.stages["cache"].result.prompts == 28
     assert list(found.stages["select"].result) == ["mean_difference", "lda"]
     selected = found.stages["select"].result["mean_difference"]
-    assert selected.direction.shape == (32,)
+    assert selected.direction.vector.shape == (32,)
     assert found.stages["evaluate"].result.inputs.config == EvaluateConfig(
         n_test=4, judges=["substring"], max_new_tokens=6, batch_size=2
     )

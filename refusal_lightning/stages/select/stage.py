@@ -18,7 +18,7 @@ from refusal_lightning.config import (
 from refusal_lightning.directions.estimators.registry import ESTIMATORS
 from refusal_lightning.directions.selection.choose import NoCandidateError
 from refusal_lightning.distributed.launch import distributed_stage
-from refusal_lightning.distributed.process_group import require_shared_folder
+from refusal_lightning.distributed.process_group import announce_end, require_shared_folder
 from refusal_lightning.doctor.hook_proof import HookProof
 from refusal_lightning.errors import UserError
 from refusal_lightning.inputs.model import open_model
@@ -70,6 +70,7 @@ def select(
             results = {estimator: _select_with(estimator, inputs, job) for estimator in select.estimators}
     for name, result in results.items():
         if isinstance(result.choice, NoCandidateError) and is_main_process():
+            announce_end()
             raise UserError(f"{result.choice}; the scores are in {_folder(run, name, select).evaluations}")
     return results
 
@@ -108,7 +109,7 @@ def _select_with(estimator: str, inputs: SelectionInputs, job: _Job) -> Selectio
         job.logged.write(measured(result), figures, prefix="" if folder is run else f"{estimator}/")
         for line in describe(result):
             log.info(line)
-        if result.direction is not None:
+        if not isinstance(result.choice, NoCandidateError):
             log.info(f"select: wrote {folder.path}")
     return result
 
