@@ -18,6 +18,7 @@ from refusal_lightning.errors import UserError
 from refusal_lightning.interventions import ablation, addition, intervene, record_activations, skip_blocks
 from refusal_lightning.models import load_chat_model
 from refusal_lightning.models.engines.adopt import engine_of
+from refusal_lightning.models.engines.layout import POINTS
 from refusal_lightning.models.tokens import left_pad
 from refusal_lightning.modules.generation import GenerationBatch
 
@@ -67,6 +68,8 @@ def test_logits_are_the_bridges(chat, plain):
     before = _count_hooks(plain)
     ids, mask = left_pad([chat.encode(text) for text in INSTRUCTIONS])
     mine, bridge = engine_of(plain), chat.engine("cpu")
+    points = {f"blocks.{layer}.hook_{point}" for layer in range(bridge.n_layers) for point in POINTS}
+    assert set(mine.hook_names) == points & set(bridge.hook_names)
     found = {}
     for name, interventions in _acting().items():
         found[name] = _logits(mine, ids, mask, interventions)

@@ -19,6 +19,7 @@ from refusal_lightning.errors import UserError
 from refusal_lightning.interventions import ablation, addition, intervene
 from refusal_lightning.models import load_chat_model
 from refusal_lightning.models.engines.adopt import engine_of
+from refusal_lightning.models.engines.layout import POINTS
 from refusal_lightning.models.engines.protocol import Engine
 
 BOUND = 1e-4
@@ -41,6 +42,8 @@ def test_a_plain_model_under_interventions(name, tmp_path):
         model.config.get_text_config().hidden_size, dtype=torch.float64, generator=torch.Generator().manual_seed(3)
     )
     bridge = load_chat_model(str(tmp_path)).engine("cpu")
+    points = {f"blocks.{layer}.hook_{point}" for layer in range(N_LAYERS) for point in POINTS}
+    assert set(engine.hook_names) == points & set(bridge.hook_names)
     seen, bridged = _activations(engine, engine), _activations(bridge, engine)
     assert {what for what in bridged if _distance(seen[what], bridged[what]) > BOUND} == set()
     ways: dict[str, tuple[Callable[[], AbstractContextManager[None]], Any]] = {

@@ -141,8 +141,8 @@ def _whole(pairs: HookPairs, flat: frozenset[str]) -> list[tuple[str, Callable[[
 
     def unflattened(begins: str, function: Callable[[Tensor, Any], Any]) -> Callable[[Tensor, Any], Any]:
         def act(activation: Tensor, hook: Any) -> Any:
-            changed = function(activation.view(shapes[begins]), hook)
-            return None if changed is None else changed.view(activation.shape)
+            changed = function(activation.reshape(shapes[begins]), hook)
+            return None if changed is None else changed.reshape(activation.shape)
 
         return act
 
