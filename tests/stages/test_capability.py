@@ -201,7 +201,7 @@ def test_a_kill_costs_the_scores_at_hand(tiny_llama_folder, tmp_path, capsys, mo
         asked.append(intervention.name)
         if asked == ["baseline", "ablation"]:
             raise UserError("killed")
-        return {"tasks": {"own_task": {"acc": 0.5}}}
+        return {"tasks": {"own_task": {"acc": 0.5}}, "samples": {"own_task": 4}}
 
     monkeypatch.setattr(inputs, "open_tasks", lambda _: None)
     monkeypatch.setattr(scores, "run_tasks", run_until_ablation)
