@@ -22,7 +22,10 @@ import pytest
 import torch
 from tiny_models import save_tiny_model
 
+from refusal_lightning.models import weights
+from refusal_lightning.models.checkpoint import Checkpoint
 from refusal_lightning.models.demo import demo_model_folder
+from refusal_lightning.models.engines.bridge import BridgeEngine
 
 # The models are tiny: more threads cost more than they bring.
 torch.set_num_threads(1)
@@ -48,6 +51,20 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 def tiny_llama_folder(tiny_folder: Callable[[str], Path]) -> Path:
     """The folder of the tiny Llama."""
     return tiny_folder("llama")
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The dtypes of the weights that were loaded."""
+    loaded: list[str] = []
+    load = weights.load_bridge
+
+    def noted(checkpoint: Checkpoint, device: str | torch.device) -> BridgeEngine:
+        loaded.append(checkpoint.dtype)
+        return load(checkpoint, device)
+
+    monkeypatch.setattr(weights, "load_bridge", noted)
+    return loaded
 
 
 @pytest.fixture(scope="session")

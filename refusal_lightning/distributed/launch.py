@@ -56,9 +56,9 @@ def launched(given: Mapping[str, Any]) -> Iterator[None]:
     """The processes of a run, as its ``trainer`` says, until the work in the body is done.
 
     ``given`` is what was asked for: sections of the configuration by their names, ``trainer`` and ``model`` among them,
-    and whatever else must be the same for all. The processes
-    meet before anything else, with the versions of their packages, their plugins and their configuration; a difference
-    is a UserError that names it. From then on, a process that ends before its work is done takes the others down.
+    and whatever else must be the same for all. The processes meet before anything else, with the versions of their
+    packages, their plugins and their configuration; a difference is a UserError that names it. From then on, a process
+    that ends before its work is done takes the others down.
     """
     state.requested = False
     trainer: TrainerConfig = given["trainer"]

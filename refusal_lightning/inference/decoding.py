@@ -15,6 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
+from refusal_lightning.models.tokens import token_positions
+
 Choose = Callable[[Float[Tensor, "row vocab"], list[int], int], Int[Tensor, " row"]]
 """Next tokens from logits, for the rows of these numbers, each of which has so many tokens already."""
 
@@ -66,7 +68,7 @@ def decode_batch(
     cache = DynamicCache(config=model.config) if cached else None
     tokens = ids
     for step in range(stopping.max_new_tokens):
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+        positions = token_positions(mask)[:, -tokens.shape[1] :]
         logits = model(
             input_ids=tokens,
             attention_mask=mask,

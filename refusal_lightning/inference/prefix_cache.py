@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
-from refusal_lightning.models.tokens import left_pad, length_batches
+from refusal_lightning.models.tokens import left_pad, length_batches, token_positions
 
 WORTH_SHARING = 4
 """Tokens that a beginning must have at least: below, the extra pass costs more than it saves."""
@@ -64,18 +64,13 @@ def prefix_pass(model: Any, prefix: Int[Tensor, "1 token"], rows: int) -> list[t
     model(
         input_ids=ids,
         attention_mask=mask,
-        position_ids=positions(mask),
+        position_ids=token_positions(mask),
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
     )
     layers: list[Any] = list(cache.layers)
     return [(layer.keys, layer.values) if layer.is_initialized else _nothing(ids) for layer in layers]
-
-
-def positions(mask: Int[Tensor, "row column"]) -> Int[Tensor, "row column"]:
-    """Positions that count a row's own tokens. A model that is not told them counts columns, padding included."""
-    return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
 def last_logits(
@@ -92,7 +87,9 @@ def last_logits(
     if past:
         assert row_of_past is not None
         return _float(continued_pass(model, ids, mask, past, row_of_past)[0])
-    out = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False, logits_to_keep=1)
+    out = model(
+        input_ids=ids, attention_mask=mask, position_ids=token_positions(mask), use_cache=False, logits_to_keep=1
+    )
     return _float(out.logits[:, -1])
 
 
@@ -121,7 +118,7 @@ def continued_pass(
     out = model(
         input_ids=ids,
         attention_mask=mask,
-        position_ids=positions(mask)[:, length:],
+        position_ids=token_positions(mask)[:, length:],
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,

@@ -19,10 +19,10 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from refusal_lightning.inference.prefix_cache import last_logits, positions, prefix_pass, shared_length
+from refusal_lightning.inference.prefix_cache import last_logits, prefix_pass, shared_length
 from refusal_lightning.interventions import record_activations, skip_blocks
 from refusal_lightning.models.engines.protocol import Engine
-from refusal_lightning.models.tokens import left_pad
+from refusal_lightning.models.tokens import left_pad, token_positions
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ def _steps_exactly(model: Any, prompts: Sequence[Sequence[int]], device: Any) ->
             out = model(
                 input_ids=tokens,
                 attention_mask=seen,
-                position_ids=positions(seen)[:, -tokens.shape[1] :],
+                position_ids=token_positions(seen)[:, -tokens.shape[1] :],
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,

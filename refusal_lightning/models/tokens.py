@@ -60,6 +60,11 @@ def left_pad(
     return ids, mask
 
 
+def token_positions(mask: Int[Tensor, "row column"]) -> Int[Tensor, "row column"]:
+    """Positions that count a row's own tokens. A model that is not told them counts columns, padding included."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
 def length_batches(lengths: Sequence[int], batch_size: int, max_padding: float = 0.1) -> list[list[int]]:
     """Divide items into batches of similar length.
 

@@ -11,26 +11,12 @@ import torch
 from refusal_lightning.config import ModelConfig
 from refusal_lightning.errors import UserError
 from refusal_lightning.inputs.model import models_kept, open_model
-from refusal_lightning.models import ChatModel, load_chat_model, weights
+from refusal_lightning.models import ChatModel, load_chat_model
 
 
 @pytest.fixture
 def chat(tiny_llama_folder) -> ChatModel:
     return load_chat_model(str(tiny_llama_folder))
-
-
-@pytest.fixture
-def loads(monkeypatch) -> list[str]:
-    """The dtypes of what was loaded."""
-    loaded = []
-    load = weights.load_bridge
-
-    def noted(checkpoint, device):
-        loaded.append(checkpoint.dtype)
-        return load(checkpoint, device)
-
-    monkeypatch.setattr(weights, "load_bridge", noted)
-    return loaded
 
 
 def test_a_copy_does_not_load_again(chat, loads):

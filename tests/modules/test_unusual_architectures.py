@@ -29,7 +29,7 @@ from refusal_lightning.interventions import (
 )
 from refusal_lightning.interventions.intervention import at_every_write, project_out, unit_direction
 from refusal_lightning.models import ChatModel, load_chat_model
-from refusal_lightning.models.tokens import left_pad
+from refusal_lightning.models.tokens import left_pad, token_positions
 from refusal_lightning.modules import generation
 from refusal_lightning.modules.generation import GenerationBatch
 
@@ -129,7 +129,7 @@ def test_ablated_streams_are_orthogonal(chat, prompts):
         assert (stream @ unit).abs().max() <= 1e-5 * stream.norm(dim=-1).max(), key
     decoder = chat.fast_engine("cpu")
     with torch.inference_mode(), intervene(decoder, ablation(vector)):
-        positions = prefix_cache.positions(mask)
+        positions = token_positions(mask)
         logits = decoder.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
     torch.testing.assert_close(logits[:, -1], expected, atol=2e-5, rtol=1e-4)
 

@@ -24,7 +24,6 @@ from refusal_lightning.config import EvaluateConfig
 from refusal_lightning.distributed.shutdown import request_shutdown
 from refusal_lightning.errors import UserError
 from refusal_lightning.inference import judge_model
-from refusal_lightning.models import weights
 from refusal_lightning.models.weights import Weights
 from refusal_lightning.modules.generation import GenerationModule
 from refusal_lightning.pipeline.run import run
@@ -97,20 +96,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def loads(monkeypatch) -> list[str]:
-    """The dtypes of the weights that were loaded."""
-    loaded = []
-    load = weights.load_bridge
-
-    def noted(checkpoint, device):
-        loaded.append(checkpoint.dtype)
-        return load(checkpoint, device)
-
-    monkeypatch.setattr(weights, "load_bridge", noted)
-    return loaded
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from refusal_lightning.models.engines.protocol import Engine
+from refusal_lightning.models.tokens import token_positions
 
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}
 """Largest relative error (norms) of an activation against the bridge's; half precision: 0.1. Rounding stays well
@@ -26,7 +27,7 @@ def agrees(made: Engine, reference: Engine) -> bool:
     ids = (torch.arange(24, device=weight.device).view(2, 12) * 97 + 5) % vocabulary
     mask = torch.ones_like(ids)
     mask[1, :5] = 0
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    positions = token_positions(mask)
     kept = mask.bool()
     seen: list[dict[str, Tensor]] = []
     for engine in (reference, made):

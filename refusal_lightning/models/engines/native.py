@@ -9,19 +9,20 @@ each stands is read off the bridge.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from refusal_lightning.models.blocks import STREAM, BlockFacts
 from refusal_lightning.models.engines.bridge import BridgeEngine
-from refusal_lightning.models.engines.places import Place, count_hooks_at, hooks_at
+from refusal_lightning.models.engines.places import Place, PlacedHooks, hooks_at
 from refusal_lightning.models.engines.protocol import HookPairs
+from refusal_lightning.models.tokens import token_positions
 
 POINTS = ("resid_pre", "attn_out", "mlp_out")
 """The hook points of a block that interventions act at; where blocks write to the stream unseen, ``STREAM`` too."""
@@ -29,7 +30,7 @@ WRAPPER = "._original_component"
 
 
 @dataclass(frozen=True, eq=False)
-class NativeEngine:
+class NativeEngine(PlacedHooks):
     """Hugging Face's own modules with one implementation of attention, which is its ``kind``: sdpa or eager."""
 
     model: Any
@@ -43,19 +44,8 @@ class NativeEngine:
     def n_layers(self) -> int:
         return len(self.facts.n_given)
 
-    @property
-    def blocks(self) -> Sequence[nn.Module]:
-        return [self.places[f"blocks.{layer}.hook_resid_pre"][0] for layer in range(self.n_layers)]
-
-    @property
-    def hook_names(self) -> Collection[str]:
-        return self.places.keys()
-
     def hooks(self, fwd_hooks: HookPairs) -> AbstractContextManager[Any]:
         return hooks_at(self.places, fwd_hooks)
-
-    def count_hooks(self) -> int:
-        return count_hooks_at(self.places)
 
     def __call__(
         self,
@@ -66,7 +56,7 @@ class NativeEngine:
         logits: Tensor = self.model(
             input_ids=ids,
             attention_mask=attention_mask,
-            position_ids=None if attention_mask is None else (attention_mask.cumsum(-1) - 1).clamp(min=0),
+            position_ids=None if attention_mask is None else token_positions(attention_mask),
             use_cache=False,
             logits_to_keep=logits_to_keep,
         ).logits

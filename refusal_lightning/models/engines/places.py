@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +13,30 @@ from refusal_lightning.models.engines.protocol import HookPairs
 
 Place = tuple[nn.Module, str]
 """Where a hook goes: a module, and ``hook_in`` or ``hook_out``."""
+
+
+class PlacedHooks(ABC):
+    """What engines share that hook a model's own modules: all that follows from where their hook points are."""
+
+    places: Mapping[str, Place]
+    """Of each hook name."""
+
+    @property
+    @abstractmethod
+    def n_layers(self) -> int: ...
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        return [self.places[f"blocks.{layer}.hook_resid_pre"][0] for layer in range(self.n_layers)]
+
+    @property
+    def hook_names(self) -> Collection[str]:
+        return self.places.keys()
+
+    def count_hooks(self) -> int:
+        """Hooks that are on the modules of these places."""
+        modules = {id(module): module for module, _ in self.places.values()}.values()
+        return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules)
 
 
 @contextmanager
@@ -27,12 +52,6 @@ def hooks_at(places: Mapping[str, Place], fwd_hooks: HookPairs) -> Iterator[None
     finally:
         for handle in handles:
             handle.remove()
-
-
-def count_hooks_at(places: Mapping[str, Place]) -> int:
-    """Hooks that are on the modules of these places."""
-    modules = {id(module): module for module, _ in places.values()}.values()
-    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules)
 
 
 def _before(module: nn.Module, function: Callable[[Tensor, Any], Any]) -> Any:

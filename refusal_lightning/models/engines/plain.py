@@ -7,7 +7,7 @@ they see is proved on the model itself (``block_facts``).
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,12 +21,13 @@ from refusal_lightning.errors import UserError
 from refusal_lightning.models.blocks import BlockFacts
 from refusal_lightning.models.engines.facts import block_facts
 from refusal_lightning.models.engines.layout import Layout, layout_of
-from refusal_lightning.models.engines.places import Place, count_hooks_at, hooks_at
+from refusal_lightning.models.engines.places import Place, PlacedHooks, hooks_at
 from refusal_lightning.models.engines.protocol import HookPairs
+from refusal_lightning.models.tokens import token_positions
 
 
 @dataclass(frozen=True, eq=False)
-class PlainEngine:
+class PlainEngine(PlacedHooks):
     """A user's own Hugging Face model."""
 
     model: Any
@@ -42,17 +43,9 @@ class PlainEngine:
         return self.layout.n_layers
 
     @property
-    def blocks(self) -> Sequence[nn.Module]:
-        return [self.places[f"blocks.{layer}.hook_resid_pre"][0] for layer in range(self.n_layers)]
-
-    @property
     def input_device(self) -> torch.device:
         device: torch.device = self.model.get_input_embeddings().weight.device
         return torch.device("cpu") if device.type == "meta" else device  # off-loaded: accelerate brings the ids there
-
-    @property
-    def hook_names(self) -> Collection[str]:
-        return self.places.keys()
 
     @contextmanager
     def hooks(self, fwd_hooks: HookPairs) -> Iterator[None]:
@@ -63,9 +56,6 @@ class PlainEngine:
         with torch.compiler.set_stance("force_eager"), hooks_at(self.places, pairs):
             yield
 
-    def count_hooks(self) -> int:
-        return count_hooks_at(self.places)
-
     def __call__(
         self,
         ids: Int[Tensor, "prompt token"],
@@ -75,7 +65,7 @@ class PlainEngine:
         given: dict[str, Any] = {"attention_mask": attention_mask}
         taken = inspect.signature(self.model.forward).parameters
         if attention_mask is not None and "position_ids" in taken:
-            given["position_ids"] = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+            given["position_ids"] = token_positions(attention_mask)
         if logits_to_keep and "logits_to_keep" in taken:
             given["logits_to_keep"] = logits_to_keep
         logits: Tensor = self.model(input_ids=ids, use_cache=False, **given).logits
