@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -117,7 +118,15 @@ def test_nothing_is_left_behind(model):
     assert (state.requested, state.agreed, state.deferred, state.watchdog) == (False, False, 0, None)
 
 
-def test_an_interrupt_is_one_and_the_next_one_too(model):
+@pytest.fixture
+def hears_interrupts() -> Iterator[None]:
+    """SIGINT as a terminal's program has it: what a shell starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_is_one_and_the_next_one_too(model, hears_interrupts):
     """A notebook's stop button: Lightning would end the process, and never hear of another interrupt."""
 
     def interrupt(activation, hook):

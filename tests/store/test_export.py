@@ -90,9 +90,12 @@ def test_a_million_prompts(tmp_path):
         store.add_prompts(records(range(count)))
         for shard in store.pending():
             store.write_shard(shard.index, {"resid_pre": np.zeros((shard.n_rows, 1, 1, 2), np.float32)})
-        started = time.process_time()
-        assert export(folder, tmp_path / "out.safetensors") == count
-        seconds.append(time.process_time() - started)
+        tries = []
+        for _ in range(3):  # the best of some: the collector of a long session's garbage may run within one
+            started = time.process_time()
+            assert export(folder, tmp_path / "out.safetensors") == count
+            tries.append(time.process_time() - started)
+        seconds.append(min(tries))
         with (tmp_path / "out.safetensors").open("rb") as file:
             headers.append(int.from_bytes(file.read(8), "little"))
     assert seconds[1] < 24 * seconds[0]  # 8 times the prompts; quadratic would be 64
